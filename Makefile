@@ -1,0 +1,56 @@
+# Tutelage. `make help` lists the targets. Everything installs into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STUBS := clients/python/tutelage/v1
+PROTOS := $(wildcard protos/tutelage/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint format type proto k8s-check clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.run: pyproject.toml clients/python/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tutelage needs Python 3.11 or newer; say make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) …"
+	@$(PIP) install --quiet -c constraints.txt -e clients/python -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(PIP) install --quiet -c constraints.txt -e clients/python -e '.[dev]'
+	@touch $@
+
+run: $(VENV)/.run ## Start everything: Redis, trainer, inference, feedback, pages
+	@exec $(BIN)/tutelage up
+
+demo: $(VENV)/.run ## The four journeys unattended, with a table of what was measured
+	@exec $(BIN)/tutelage demo
+
+test: $(VENV)/.dev ## All tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff and the import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+type: $(VENV)/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+proto: $(VENV)/.dev ## Regenerate the gRPC stubs from protos/
+	@$(BIN)/python -m grpc_tools.protoc -I protos \
+	  --python_out=clients/python --grpc_python_out=clients/python \
+	  --mypy_out=quiet:clients/python --mypy_grpc_out=quiet:clients/python $(PROTOS)
+
+k8s-check: $(VENV)/.dev ## Render the manifests and check them against the Kubernetes schemas
+	@$(BIN)/python k8s/check.py
+
+clean: ## Remove build products, not data and not the environment
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Generated from protos/tutelage/v1; `make proto` writes these files again."""

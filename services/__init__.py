@@ -1,0 +1,1 @@
+"""Tutelage platform services."""

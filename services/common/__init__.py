@@ -1,0 +1,1 @@
+"""What every service shares: wire and policy types, replay, registry, settings, gRPC bootstrap."""

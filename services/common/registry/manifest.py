@@ -1,0 +1,49 @@
+"""What stands beside a model file, and what an alias remembers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.common.spec import PolicySpec
+
+
+class Evaluation(BaseModel):
+    """Greedy episodes on seeds that training did not use; returns are undiscounted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    episodes: Annotated[int, Field(ge=0)]
+    mean_return: float
+    min_return: float
+    max_return: float
+
+
+class PolicyManifest(BaseModel):
+    """policy.json: what a version is, where it came from, and the digest of its model."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal[1] = 1
+    policy: str
+    version: Annotated[int, Field(ge=1)]
+    spec: PolicySpec
+    algorithm: str
+    run_id: str
+    env_steps: Annotated[int, Field(ge=0)]
+    evaluation: Evaluation
+    reward_model_version: Annotated[int, Field(ge=0)] = 0
+    git_commit: str = ""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    published_at: datetime
+
+
+class AliasState(BaseModel):
+    """The version an alias points at, and those it pointed at before, newest last."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Annotated[int, Field(ge=1)]
+    previous: tuple[int, ...] = ()

@@ -1,0 +1,230 @@
+"""Publishes versions of policies, finds them again, and moves aliases between them.
+
+Layout, on any fsspec path, readable by Triton as it stands:
+
+    <policy>/config.pbtxt
+    <policy>/aliases.json
+    <policy>/<version>/model.onnx
+    <policy>/<version>/policy.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from services.common.errors import (
+    DataCorrupted,
+    InvalidInput,
+    ModelRejected,
+    NotFound,
+    PreconditionFailed,
+)
+from services.common.registry.manifest import AliasState, PolicyManifest
+from services.common.registry.store import FolderStore
+from services.common.registry.triton import model_configuration
+
+MODEL = "model.onnx"
+MANIFEST = "policy.json"
+ALIASES = "aliases.json"
+CONFIGURATION = "config.pbtxt"
+REMEMBERED = 100  # earlier versions an alias can be rolled back through
+NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+_VERSION = re.compile(r"^[1-9][0-9]*$")
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """A version with its model, whose digest has been checked."""
+
+    manifest: PolicyManifest
+    model: bytes
+
+
+def check_name(name: str, what: str) -> str:
+    """Refuse a name that could not be a folder, a label and a URL part alike.
+
+    Raises:
+        InvalidInput: with what was expected.
+    """
+    if not NAME.match(name):
+        raise InvalidInput(
+            f"{what} {name!r} must be 1 to 63 of a-z, 0-9, '-' and '_', a letter or digit first"
+        )
+    return name
+
+
+class PolicyRegistry:
+    """The policy repository below one fsspec URL. Versions never change once published."""
+
+    def __init__(self, url: str) -> None:
+        self._store = FolderStore(url, marker=MANIFEST)
+        self.url = url
+
+    def policies(self) -> list[str]:
+        """Names of policies with at least one version, sorted."""
+        return [n for n in self._store.folders() if NAME.match(n) and self.versions(n)]
+
+    def versions(self, policy: str) -> list[int]:
+        """Published versions, oldest first; empty for an unknown policy."""
+        folders = self._store.folders(policy) if NAME.match(policy) else []
+        numbers = (int(name) for name in folders if _VERSION.match(name))
+        return sorted(n for n in numbers if self._store.exists(f"{policy}/{n}"))
+
+    def publish(
+        self, policy: str, model: bytes, describe: Callable[[int, str], PolicyManifest]
+    ) -> PolicyManifest:
+        """Add a version; it is there whole or not at all. No alias moves.
+
+        Published again by the same run, at the same step, with the same bytes (as after a
+        crash between publishing and saying so), it is the version that is there.
+
+        Args:
+            describe: given the version number and model's digest, its manifest.
+
+        Raises:
+            StorageFull: when the disk is full; nothing is published then.
+        """
+        check_name(policy, "policy name")
+        digest = hashlib.sha256(model).hexdigest()
+        existing = self.versions(policy)
+        if existing:
+            last = self.manifest(policy, existing[-1])
+            wanted = describe(last.version, digest)
+            if _origin(last) == _origin(wanted):
+                return last
+        version = existing[-1] if existing else 0
+        while True:
+            version += 1
+            manifest = describe(version, digest)
+            files = {MODEL: model, MANIFEST: _json(manifest.model_dump(mode="json"))}
+            if version == 1:
+                self._write_configuration(policy, manifest)
+            if self._store.create(f"{policy}/{version}", files):
+                return manifest
+
+    def manifest(self, policy: str, version: int) -> PolicyManifest:
+        """policy.json of a version.
+
+        Raises:
+            NotFound: when the version is not published.
+            DataCorrupted: when the file is not a manifest.
+        """
+        try:
+            content = self._store.read(f"{policy}/{version}/{MANIFEST}")
+        except NotFound:
+            raise NotFound(self._no_such_version(policy, version)) from None
+        try:
+            return PolicyManifest.model_validate_json(content)
+        except ValidationError as error:
+            raise DataCorrupted(f"{policy}/{version}/{MANIFEST} is damaged: {error}") from None
+
+    def load(self, policy: str, version: int) -> PublishedVersion:
+        """A version's manifest and model.
+
+        Raises:
+            NotFound: when the version is not published.
+            ModelRejected: when the model's bytes are not those that were published.
+        """
+        manifest = self.manifest(policy, version)
+        try:
+            model = self._store.read(f"{policy}/{version}/{MODEL}")
+        except NotFound:
+            raise ModelRejected(f"{policy}/{version}/{MODEL} is missing") from None
+        digest = hashlib.sha256(model).hexdigest()
+        if digest != manifest.sha256:
+            raise ModelRejected(
+                f"{policy}/{version}/{MODEL} has digest {digest[:12]}…, "
+                f"{MANIFEST} expects {manifest.sha256[:12]}…: the file is damaged or was changed"
+            )
+        return PublishedVersion(manifest, model)
+
+    def aliases(self, policy: str) -> dict[str, AliasState]:
+        """Every alias of a policy; empty when it has none.
+
+        Raises:
+            DataCorrupted: when the file is not one of aliases.
+        """
+        try:
+            content = self._store.read(f"{policy}/{ALIASES}")
+        except NotFound:
+            return {}
+        try:
+            return {n: AliasState.model_validate(s) for n, s in json.loads(content).items()}
+        except (ValueError, AttributeError) as error:
+            raise DataCorrupted(f"{policy}/{ALIASES} is damaged: {error}") from None
+
+    def set_alias(self, policy: str, alias: str, version: int) -> AliasState:
+        """Point an alias at a published version; remembers the one before.
+
+        Raises:
+            NotFound: when the version is not published.
+            InvalidInput: when the alias is not a name.
+        """
+        check_name(alias, "alias")
+        self.manifest(policy, version)
+
+        def move(state: AliasState | None) -> AliasState:
+            if state is None:
+                return AliasState(version=version)
+            if state.version == version:
+                return state
+            previous = (*state.previous, state.version)[-REMEMBERED:]
+            return AliasState(version=version, previous=previous)
+
+        return self._change_alias(policy, alias, move)
+
+    def rollback(self, policy: str, alias: str) -> AliasState:
+        """Point an alias back at the version it had before.
+
+        Raises:
+            PreconditionFailed: when there is none.
+        """
+
+        def back(state: AliasState | None) -> AliasState:
+            if state is None or not state.previous:
+                raise PreconditionFailed(f"{policy}: alias {alias!r} has no version to go back to")
+            return AliasState(version=state.previous[-1], previous=state.previous[:-1])
+
+        return self._change_alias(policy, alias, back)
+
+    def _change_alias(
+        self, policy: str, alias: str, change: Callable[[AliasState | None], AliasState]
+    ) -> AliasState:
+        with self._store.locked(policy):
+            states = self.aliases(policy)
+            states[alias] = change(states.get(alias))
+            content = {name: state.model_dump(mode="json") for name, state in states.items()}
+            self._store.replace(f"{policy}/{ALIASES}", _json(content))
+            return states[alias]
+
+    def _write_configuration(self, policy: str, manifest: PolicyManifest) -> None:
+        text = model_configuration(policy, manifest.spec)
+        self._store.replace(f"{policy}/{CONFIGURATION}", text.encode())
+
+    def _no_such_version(self, policy: str, version: int) -> str:
+        versions = self.versions(policy)
+        if versions:
+            return f"policy {policy!r} has no version {version}, only {_list(versions)}"
+        known = self.policies()
+        return f"no policy {policy!r}; " + (
+            f"there are: {', '.join(known)}" if known else "none has been published yet"
+        )
+
+
+def _origin(manifest: PolicyManifest) -> tuple[str, int, str]:
+    return manifest.run_id, manifest.env_steps, manifest.sha256
+
+
+def _list(versions: list[int]) -> str:
+    numbers = [str(version) for version in versions]
+    return ", ".join(numbers if len(numbers) < 8 else [*numbers[:3], "…", *numbers[-3:]])
+
+
+def _json(content: object) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,34 @@
+"""config.pbtxt, with which Triton loads a policy's folder as it stands."""
+
+from __future__ import annotations
+
+from services.common.spec import PolicySpec
+
+_TYPES = {
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+}
+
+
+def model_configuration(policy: str, spec: PolicySpec) -> str:
+    """Triton's ModelConfig of an ONNX policy, as protobuf text.
+
+    Follows the ONNX signature of the platform: `observation` in; the distribution's
+    parameters and the greedy `action` out; the first axis is the batch.
+    """
+    dims = ", ".join(str(length) for length in spec.observation.shape)
+    return f"""name: "{policy}"
+platform: "onnxruntime_onnx"
+max_batch_size: 1024
+input [
+  {{ name: "observation", data_type: {_TYPES[spec.observation.dtype]}, dims: [ {dims} ] }}
+]
+output [
+  {{ name: "{spec.distribution.value}", data_type: TYPE_FP32, dims: [ {spec.actions} ] }},
+  {{ name: "action", data_type: TYPE_INT64, dims: [ 1 ], reshape: {{ shape: [ ] }} }}
+]
+version_policy: {{ all: {{ }} }}
+"""

@@ -1,0 +1,129 @@
+"""The one place where an error becomes a gRPC status, and where calls are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from prometheus_client import Counter, Histogram
+
+from services.common import errors
+
+log = structlog.get_logger()
+
+DOMAIN = "tutelage"
+INTERNAL_MESSAGE = "internal error; the service's log has the details"
+STATUS: dict[type[errors.TutelageError], int] = {
+    errors.InvalidInput: code_pb2.INVALID_ARGUMENT,
+    errors.NotFound: code_pb2.NOT_FOUND,
+    errors.AlreadyExists: code_pb2.ALREADY_EXISTS,
+    errors.PreconditionFailed: code_pb2.FAILED_PRECONDITION,
+    errors.ResourceExhausted: code_pb2.RESOURCE_EXHAUSTED,
+    errors.Unavailable: code_pb2.UNAVAILABLE,
+    errors.DataCorrupted: code_pb2.DATA_LOSS,
+}
+CALLS = Counter(
+    "grpc_server_handled_total",
+    "Calls completed, by method and status.",
+    ["grpc_method", "grpc_code"],
+)
+LATENCY = Histogram(
+    "grpc_server_handling_seconds",
+    "Time from the arrival of a call to its reply.",
+    ["grpc_method"],
+    buckets=(5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5, 30),
+)
+
+
+def status_of(error: errors.TutelageError) -> status_pb2.Status:
+    """A google.rpc.Status with the error's message, and its class as ErrorInfo.reason."""
+    code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN))
+    return status_pb2.Status(code=code, message=str(error), details=[detail])
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns a TutelageError into its status; anything else is logged and becomes INTERNAL."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the method's handler; unary requests only, as all of the platform's are."""
+        handler = await continuation(details)
+        method: str = details.method
+        if handler is None or not method.startswith("/tutelage."):
+            return handler
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                _guard_unary(handler.unary_unary, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                _guard_stream(handler.unary_stream, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return handler
+
+
+def _guard_unary(call: Any, method: str) -> Any:
+    latency = LATENCY.labels(method)
+    succeeded = CALLS.labels(method, "OK")
+
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            reply = await call(request, context)
+        except Exception as error:  # noqa: BLE001 - the boundary of the service
+            await _abort(context, error, method)
+        else:
+            succeeded.inc()
+            return reply
+        finally:
+            latency.observe(time.perf_counter() - started)
+
+    return guarded
+
+
+def _guard_stream(call: Any, method: str) -> Any:
+    async def guarded(
+        request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        try:
+            async for reply in call(request, context):
+                yield reply
+        except Exception as error:  # noqa: BLE001 - the boundary of the service
+            await _abort(context, error, method)
+        else:
+            CALLS.labels(method, "OK").inc()
+
+    if not inspect.isasyncgenfunction(call):
+        raise TypeError(f"{method} must be an async generator")
+    return guarded
+
+
+async def _abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception, method: str
+) -> None:
+    if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
+        raise error
+    if isinstance(error, errors.TutelageError):
+        status = status_of(error)
+    else:
+        log.error("call failed", method=method, exc_info=error)
+        status = status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL_MESSAGE)
+    CALLS.labels(method, code_pb2.Code.Name(status.code)).inc()
+    await context.abort_with_status(rpc_status.to_status(status))

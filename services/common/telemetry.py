@@ -1,0 +1,59 @@
+"""Structured logs, and metrics for Prometheus."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from prometheus_client import start_http_server
+
+from services.common.errors import ResourceExhausted
+
+LogFormat = Literal["auto", "console", "json"]
+
+
+def configure_logging(service: str, log_format: LogFormat = "auto", level: str = "info") -> None:
+    """Send structlog's and the standard library's records to stderr, one line each."""
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
+    errors = [] if console else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[*shared, *errors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *errors,
+                renderer,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def serve_metrics(port: int, host: str = "127.0.0.1") -> None:
+    """Answer GET /metrics on a port of its own, in a daemon thread.
+
+    Raises:
+        ResourceExhausted: when the port is taken.
+    """
+    try:
+        start_http_server(port, addr=host)
+    except OSError as error:
+        raise ResourceExhausted(f"metrics port {host}:{port}: {error.strerror}") from error
