@@ -19,8 +19,8 @@ from typing import Self
 from services.common.durable import explain_full_disk
 from services.common.errors import PreconditionFailed, ResourceExhausted, Unavailable
 from services.common.leash import leashed
+from services.common.ports import LOOPBACK, free_port, port_is_free
 
-HOST = "127.0.0.1"
 READY_TIMEOUT_S = 120.0  # loading a large append-only file takes a while
 STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.02
@@ -60,7 +60,7 @@ def server_command(folder: Path, port: int, log_file: Path | None = None) -> lis
         log_file: where it logs. Default: standard output.
     """
     options = {
-        "bind": HOST,
+        "bind": LOOPBACK,
         "port": str(port),
         "dir": str(folder.resolve()),
         "daemonize": "no",
@@ -76,32 +76,11 @@ def server_command(folder: Path, port: int, log_file: Path | None = None) -> lis
 def answers(port: int) -> bool:
     """Whether a server on the loopback address says PONG; not while it is still loading."""
     try:
-        with socket.create_connection((HOST, port), timeout=_ANSWER_TIMEOUT_S) as connection:
+        with socket.create_connection((LOOPBACK, port), timeout=_ANSWER_TIMEOUT_S) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith(b"+PONG")
     except OSError:
         return False
-
-
-def port_is_free(port: int, host: str = HOST) -> bool:
-    """Whether a server could listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do; without it a port just given up counts as taken for a minute.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class EmbeddedRedis:
@@ -126,7 +105,7 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """redis://… of this server."""
-        return f"redis://{HOST}:{self.port}/0"
+        return f"redis://{LOOPBACK}:{self.port}/0"
 
     @property
     def pid(self) -> int | None:
@@ -144,7 +123,7 @@ class EmbeddedRedis:
         """
         if not port_is_free(self.port):
             raise ResourceExhausted(
-                f"cannot start Valkey: port {self.port} on {HOST} is taken; stop what listens "
+                f"cannot start Valkey: port {self.port} on {LOOPBACK} is taken; stop what listens "
                 "there, choose another port, or set TUTELAGE_REDIS_URL to use a running Redis"
             )
         with explain_full_disk(self.folder):

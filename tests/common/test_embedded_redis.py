@@ -14,9 +14,9 @@ import psutil
 import pytest
 import redis
 
-from services.common import embedded_redis
 from services.common.embedded_redis import EmbeddedRedis, answers, find_server
 from services.common.errors import PreconditionFailed, ResourceExhausted, Unavailable
+from services.common.ports import free_port
 
 
 def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ _ASK = (
 
 
 def test_a_port_nobody_listens_on_does_not_answer() -> None:
-    assert not answers(embedded_redis.free_port())
+    assert not answers(free_port())
