@@ -1,0 +1,1 @@
+"""What `tutelage up` does: keeps the platform's processes alive and shows what they do."""

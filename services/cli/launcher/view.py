@@ -1,0 +1,218 @@
+"""What a person sees of it: lines that stay, and on a terminal bars that move below them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
+
+from services.cli.launcher.supervisor import Child
+from tutelage.v1 import training_pb2
+
+PLAIN_PROGRESS_EVERY_S = 5.0
+GOOD, BAD, NEUTRAL = "✓", "✗", "•"
+_COLOURS = {GOOD: "green", BAD: "red", NEUTRAL: "cyan"}
+
+
+class View(Protocol):
+    """Told of everything; a `supervisor.Reporter` among other things."""
+
+    def starting(self, child: Child) -> None:
+        """The process has been started."""
+
+    def ready(self, child: Child, after_s: float) -> None:
+        """It does its work."""
+
+    def died(self, child: Child, why: str, retry_in_s: float) -> None:
+        """It ended by itself and will be started again."""
+
+    def say(self, mark: str, text: str) -> None:
+        """A line that stays, with one of the marks in front."""
+
+    def paste(self, text: str) -> None:
+        """Text as it is, to be copied."""
+
+    def progress(self, run_id: str, progress: training_pb2.RunProgress) -> None:
+        """How far a run is."""
+
+    def end_run(self, run_id: str) -> None:
+        """The run's bar goes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def ready_text(child: Child, after_s: float) -> str:
+    """`trainer      127.0.0.1:50052   (2.1 s)`."""
+    return f"{child.name:<10} {child.address}  ({after_s:.1f} s)"
+
+
+def died_text(child: Child, why: str, retry_in_s: float) -> str:
+    """What happened, and what is done about it."""
+    return f"{child.name} ended by itself ({why}); starting it again in {retry_in_s:.1f} s"
+
+
+def progress_text(progress: training_pb2.RunProgress) -> str:
+    """`training · return 201.4 · 1,250 env steps/s · 0:42 left`, as far as known."""
+    parts = [progress.phase or "working"]
+    if progress.HasField("mean_return"):
+        parts.append(f"return {progress.mean_return:.1f}")
+    if progress.rate > 0:
+        parts.append(f"{progress.rate:,.{0 if progress.rate >= 10 else 1}f} {progress.unit}/s")
+    if progress.remaining_s > 0:
+        parts.append(f"{duration(progress.remaining_s)} left")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`0:42`, `12:05`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class PlainView:
+    """Lines only, for a pipe or a file; a run's progress every few seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shown_at: dict[str, float] = {}
+
+    def starting(self, child: Child) -> None:
+        """The process has been started."""
+        self.say(NEUTRAL, f"starting {child.name}")
+
+    def ready(self, child: Child, after_s: float) -> None:
+        """It does its work."""
+        self.say(GOOD, ready_text(child, after_s))
+
+    def died(self, child: Child, why: str, retry_in_s: float) -> None:
+        """It ended by itself and will be started again."""
+        self.say(BAD, died_text(child, why, retry_in_s))
+
+    def say(self, mark: str, text: str) -> None:
+        """A line that stays, with one of the marks in front."""
+        print(f"{mark} {text}", flush=True)
+
+    def paste(self, text: str) -> None:
+        """Text as it is, to be copied."""
+        print(text, flush=True)
+
+    def progress(self, run_id: str, progress: training_pb2.RunProgress) -> None:
+        """How far a run is."""
+        now = self._clock()
+        if now - self._shown_at.get(run_id, float("-inf")) >= PLAIN_PROGRESS_EVERY_S:
+            self._shown_at[run_id] = now
+            share = f"{progress.done / progress.total:.0%}" if progress.total else "0%"
+            self.say(NEUTRAL, f"{run_id} {share} · {progress_text(progress)}")
+
+    def end_run(self, run_id: str) -> None:
+        """The run's bar goes."""
+        self._shown_at.pop(run_id, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+
+class TerminalView:
+    """Lines above, spinners of what is starting and bars of the runs below them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._starting = Progress(SpinnerColumn(), TextColumn("{task.description}"))
+        self._runs = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[detail]}"),
+        )
+        self._spinners: dict[str, TaskID] = {}
+        self._bars: dict[str, TaskID] = {}
+        self._live = Live(
+            Group(self._starting, self._runs),
+            console=console,
+            refresh_per_second=4,
+            transient=True,
+        )
+
+    def starting(self, child: Child) -> None:
+        """The process has been started."""
+        self._drop(self._starting, self._spinners, child.name)
+        self._spinners[child.name] = self._starting.add_task(f"starting {child.name}", total=None)
+
+    def ready(self, child: Child, after_s: float) -> None:
+        """It does its work."""
+        self._drop(self._starting, self._spinners, child.name)
+        self.say(GOOD, ready_text(child, after_s))
+
+    def died(self, child: Child, why: str, retry_in_s: float) -> None:
+        """It ended by itself and will be started again."""
+        self._drop(self._starting, self._spinners, child.name)
+        self.say(BAD, died_text(child, why, retry_in_s))
+
+    def say(self, mark: str, text: str) -> None:
+        """A line that stays, with one of the marks in front."""
+        self._console.print(Text.assemble((mark, _COLOURS[mark]), " ", text), soft_wrap=True)
+
+    def paste(self, text: str) -> None:
+        """Text as it is, to be copied: never wrapped, or it could not be pasted."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, run_id: str, progress: training_pb2.RunProgress) -> None:
+        """How far a run is."""
+        if run_id not in self._bars:
+            self._bars[run_id] = self._runs.add_task(run_id, detail="")
+        self._runs.update(
+            self._bars[run_id],
+            total=progress.total or None,
+            completed=progress.done,
+            detail=progress_text(progress),
+        )
+
+    def end_run(self, run_id: str) -> None:
+        """The run's bar goes."""
+        self._drop(self._runs, self._bars, run_id)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    @staticmethod
+    def _drop(progress: Progress, tasks: dict[str, TaskID], key: str) -> None:
+        task = tasks.pop(key, None)
+        if task is not None:
+            progress.remove_task(task)
+
+
+def view_for_stdout() -> View:
+    """Bars on a terminal, plain lines elsewhere."""
+    console = Console()
+    return TerminalView(console) if console.is_terminal else PlainView()
