@@ -1,0 +1,1 @@
+"""Serves published policies over gRPC with onnxruntime."""

@@ -1,0 +1,95 @@
+"""One call with a deadline and typed errors, and a connection that can be closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self, TypeVar
+
+import grpc
+
+from tutelage._channel import open_async_channel, open_channel
+from tutelage.errors import from_rpc_error
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Connection:
+    """A channel to one service or several alike; a context manager that closes it."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = open_channel(address)
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+class AsyncConnection:
+    """As `Connection`, for asyncio."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = open_async_channel(address)
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+
+def call(
+    method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float
+) -> Response:
+    """The reply to a request.
+
+    Raises:
+        TutelageError: in place of gRPC's error.
+    """
+    try:
+        return method(request, timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+
+
+async def call_async(
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float
+) -> Response:
+    """As `call`, for asyncio."""
+    try:
+        return await method(request, timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+
+
+def stream(
+    method: grpc.UnaryStreamMultiCallable[Request, Response],
+    request: Request,
+    timeout_s: float | None,
+) -> Iterator[Response]:
+    """The replies to a request, one by one; leaving the iterator cancels the call.
+
+    Raises:
+        TutelageError: in place of gRPC's error.
+    """
+    replies = method(request, timeout=timeout_s)
+    try:
+        yield from replies
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        replies.cancel()

@@ -1,0 +1,161 @@
+"""Between numpy and the wire's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage.decisions import Decision, Decisions
+from tutelage.errors import InvalidInput
+from tutelage.v1 import array_pb2, policy_pb2
+
+# Sent as they are. Other numbers are sent as numbers, which the service converts to what the
+# policy takes: a list or float64 array says nothing of the type that is meant.
+_RAW = {
+    np.dtype("<f4"): array_pb2.DTYPE_FLOAT32,
+    np.dtype("u1"): array_pb2.DTYPE_UINT8,
+}
+
+
+def encode_observation(observation: npt.ArrayLike) -> array_pb2.Array:
+    """An observation or a batch of them.
+
+    Raises:
+        InvalidInput: when it is not an array of numbers, or is empty.
+    """
+    array = _numbers(observation, "observation")
+    if array.size == 0:
+        raise InvalidInput(f"the observation is empty: its shape is {list(array.shape)}")
+    dtype = _RAW.get(array.dtype)
+    if dtype is None:
+        return array_pb2.Array(values=array.ravel().tolist(), shape=array.shape)
+    return array_pb2.Array(raw=array.tobytes(), dtype=dtype, shape=array.shape)
+
+
+def encode_mask(mask: npt.ArrayLike | None) -> Sequence[bool]:
+    """Flags of a mask or of a batch of them; none for None.
+
+    Raises:
+        InvalidInput: when it is not an array of truth values.
+    """
+    if mask is None:
+        return ()
+    flags: list[bool] = _numbers(mask, "mask").astype(np.bool_).ravel().tolist()
+    return flags
+
+
+def act_request(
+    observation: npt.ArrayLike,
+    policy: str,
+    version: int,
+    alias: str,
+    mask: npt.ArrayLike | None,
+    sample: bool,
+    seed: int | None,
+    temperature: float | None,
+    probabilities: bool,
+) -> policy_pb2.ActRequest:
+    """The request of one decision."""
+    with _refusing_misfits():
+        return policy_pb2.ActRequest(
+            policy=policy,
+            version=version,
+            alias=alias,
+            observation=encode_observation(observation),
+            action_mask=encode_mask(mask),
+            selection=_selection(sample),
+            seed=seed,
+            temperature=temperature,
+            include_probabilities=probabilities,
+        )
+
+
+def act_batch_request(
+    observations: npt.ArrayLike,
+    policy: str,
+    version: int,
+    alias: str,
+    masks: npt.ArrayLike | None,
+    sample: bool,
+    seed: int | None,
+    temperature: float | None,
+    probabilities: bool,
+) -> policy_pb2.ActBatchRequest:
+    """The request of many decisions."""
+    with _refusing_misfits():
+        return policy_pb2.ActBatchRequest(
+            policy=policy,
+            version=version,
+            alias=alias,
+            observations=encode_observation(observations),
+            action_masks=encode_mask(masks),
+            selection=_selection(sample),
+            seed=seed,
+            temperature=temperature,
+            include_probabilities=probabilities,
+        )
+
+
+def decode_decision(response: policy_pb2.ActResponse) -> Decision:
+    """One decision."""
+    asked = bool(response.probabilities)
+    return Decision(
+        action=response.action.discrete,
+        version=response.version,
+        digest=response.digest,
+        log_probability=response.log_probability,
+        seed=response.seed,
+        probabilities=np.array(response.probabilities) if asked else None,
+        parameters=np.array(response.parameters) if asked else None,
+    )
+
+
+def decode_decisions(response: policy_pb2.ActBatchResponse) -> Decisions:
+    """Many decisions."""
+    actions = np.array(response.actions, dtype=np.int64)
+    probabilities = np.array(response.probabilities)
+    return Decisions(
+        actions=actions,
+        version=response.version,
+        digest=response.digest,
+        log_probabilities=np.array(response.log_probabilities),
+        seeds=np.array(response.seeds or [0] * len(actions), dtype=np.uint64),
+        probabilities=probabilities.reshape(len(actions), -1) if probabilities.size else None,
+    )
+
+
+def set_alias_request(policy: str, alias: str, version: int) -> policy_pb2.SetAliasRequest:
+    """The request that points an alias at a version."""
+    with _refusing_misfits():
+        return policy_pb2.SetAliasRequest(policy=policy, alias=alias, version=version)
+
+
+def rollback_request(policy: str, alias: str) -> policy_pb2.SetAliasRequest:
+    """The request that points an alias back."""
+    return policy_pb2.SetAliasRequest(policy=policy, alias=alias, previous=True)
+
+
+@contextmanager
+def _refusing_misfits() -> Iterator[None]:
+    """Say InvalidInput for what protobuf refuses, such as a negative seed."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"this cannot be sent: {error}") from error
+
+
+def _numbers(given: npt.ArrayLike, what: str) -> npt.NDArray[np.generic]:
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise InvalidInput(f"the {what} is not an array: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(f"the {what} is of {array.dtype}, expected numbers")
+    return array
+
+
+def _selection(sample: bool) -> policy_pb2.ActionSelection.ValueType:
+    return policy_pb2.ACTION_SELECTION_SAMPLE if sample else policy_pb2.ACTION_SELECTION_GREEDY

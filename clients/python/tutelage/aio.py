@@ -1,0 +1,95 @@
+"""Asks policies what to do, from asyncio."""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+
+from tutelage import _messages as messages
+from tutelage._calls import AsyncConnection, call_async
+from tutelage.client import ACT_S, ADMIN_S, STABLE
+from tutelage.decisions import Decision, Decisions
+from tutelage.v1 import policy_pb2, policy_pb2_grpc
+
+
+class AsyncClient(AsyncConnection):
+    """A connection to PolicyService for asyncio; belongs to the event loop it is made in.
+
+    Every method raises a `tutelage.errors.TutelageError`.
+
+    Args:
+        address: host:port, or several with commas between; calls go to them in turn.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:50051") -> None:
+        super().__init__(address)
+        self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
+
+    async def act(
+        self,
+        observation: npt.ArrayLike,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        mask: npt.ArrayLike | None = None,
+        sample: bool = False,
+        seed: int | None = None,
+        temperature: float | None = None,
+        probabilities: bool = False,
+        timeout_s: float = ACT_S,
+    ) -> Decision:
+        """Which action to take; arguments as in `Client.act`."""
+        request = messages.act_request(
+            observation, policy, version, alias, mask, sample, seed, temperature, probabilities
+        )
+        return messages.decode_decision(await call_async(self._stub.Act, request, timeout_s))
+
+    async def act_batch(
+        self,
+        observations: npt.ArrayLike,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        masks: npt.ArrayLike | None = None,
+        sample: bool = False,
+        seed: int | None = None,
+        temperature: float | None = None,
+        probabilities: bool = False,
+        timeout_s: float = ACT_S,
+    ) -> Decisions:
+        """Which actions to take for (n, …) observations; arguments as in `Client.act_batch`."""
+        request = messages.act_batch_request(
+            observations, policy, version, alias, masks, sample, seed, temperature, probabilities
+        )
+        return messages.decode_decisions(await call_async(self._stub.ActBatch, request, timeout_s))
+
+    async def policy(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> policy_pb2.Policy:
+        """A policy: its spec, versions, aliases, and what is being served."""
+        request = policy_pb2.GetPolicyRequest(policy=policy)
+        return (await call_async(self._stub.GetPolicy, request, timeout_s)).policy
+
+    async def policies(self, *, timeout_s: float = ADMIN_S) -> list[policy_pb2.Policy]:
+        """All policies by name."""
+        request = policy_pb2.ListPoliciesRequest()
+        return list((await call_async(self._stub.ListPolicies, request, timeout_s)).policies)
+
+    async def set_alias(
+        self, policy: str, alias: str, version: int, *, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """Point an alias at a version; it answers from then on."""
+        request = messages.set_alias_request(policy, alias, version)
+        return await call_async(self._stub.SetAlias, request, timeout_s)
+
+    async def promote(
+        self, policy: str, version: int, *, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """Make a version the stable one."""
+        return await self.set_alias(policy, STABLE, version, timeout_s=timeout_s)
+
+    async def rollback(
+        self, policy: str, alias: str = STABLE, *, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """Point an alias back at the version it had before."""
+        request = messages.rollback_request(policy, alias)
+        return await call_async(self._stub.SetAlias, request, timeout_s)

@@ -1,0 +1,116 @@
+"""Asks policies what to do, and moves their aliases; blocking. For asyncio, see `tutelage.aio`."""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+
+from tutelage import _messages as messages
+from tutelage._calls import Connection, call
+from tutelage.decisions import Decision, Decisions
+from tutelage.v1 import policy_pb2, policy_pb2_grpc
+
+STABLE = "stable"
+ACT_S = 2.0
+ADMIN_S = 30.0
+
+
+class Client(Connection):
+    """A connection to PolicyService. Thread-safe; make one and keep it.
+
+    Every method raises a `tutelage.errors.TutelageError`.
+
+    Args:
+        address: host:port, or several with commas between; calls go to them in turn.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:50051") -> None:
+        super().__init__(address)
+        self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
+
+    def act(
+        self,
+        observation: npt.ArrayLike,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        mask: npt.ArrayLike | None = None,
+        sample: bool = False,
+        seed: int | None = None,
+        temperature: float | None = None,
+        probabilities: bool = False,
+        timeout_s: float = ACT_S,
+    ) -> Decision:
+        """Which action to take.
+
+        Args:
+            observation: of the policy's shape; float32 and uint8 arrays are sent as bytes,
+                any other numbers are converted to the policy's type by the service.
+            policy: its name; "" where the service holds one policy.
+            version: a version to pin; 0 follows the alias.
+            mask: (actions,), true where allowed; None allows all.
+            sample: draw from the distribution instead of taking the best.
+            seed: of the draw; None lets the service choose, and the decision tells.
+            temperature: divides values or logits before softmax; None is 1.
+            probabilities: whether the decision is to carry all probabilities.
+            timeout_s: seconds to wait for the answer, retries included.
+        """
+        request = messages.act_request(
+            observation, policy, version, alias, mask, sample, seed, temperature, probabilities
+        )
+        return messages.decode_decision(call(self._stub.Act, request, timeout_s))
+
+    def act_batch(
+        self,
+        observations: npt.ArrayLike,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        masks: npt.ArrayLike | None = None,
+        sample: bool = False,
+        seed: int | None = None,
+        temperature: float | None = None,
+        probabilities: bool = False,
+        timeout_s: float = ACT_S,
+    ) -> Decisions:
+        """Which actions to take for (n, …) observations; arguments as in `act`.
+
+        Args:
+            masks: (n, actions).
+            seed: of the first row; the others' follow from it.
+        """
+        request = messages.act_batch_request(
+            observations, policy, version, alias, masks, sample, seed, temperature, probabilities
+        )
+        return messages.decode_decisions(call(self._stub.ActBatch, request, timeout_s))
+
+    def policy(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> policy_pb2.Policy:
+        """A policy: its spec, versions, aliases, and what is being served."""
+        request = policy_pb2.GetPolicyRequest(policy=policy)
+        return call(self._stub.GetPolicy, request, timeout_s).policy
+
+    def policies(self, *, timeout_s: float = ADMIN_S) -> list[policy_pb2.Policy]:
+        """All policies by name."""
+        request = policy_pb2.ListPoliciesRequest()
+        return list(call(self._stub.ListPolicies, request, timeout_s).policies)
+
+    def set_alias(
+        self, policy: str, alias: str, version: int, *, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """Point an alias at a version; it answers from then on."""
+        request = messages.set_alias_request(policy, alias, version)
+        return call(self._stub.SetAlias, request, timeout_s)
+
+    def promote(
+        self, policy: str, version: int, *, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """Make a version the stable one."""
+        return self.set_alias(policy, STABLE, version, timeout_s=timeout_s)
+
+    def rollback(
+        self, policy: str, alias: str = STABLE, *, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """Point an alias back at the version it had before."""
+        request = messages.rollback_request(policy, alias)
+        return call(self._stub.SetAlias, request, timeout_s)

@@ -1,0 +1,51 @@
+"""What a policy decided, as it comes back from `act` and `act_batch`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision, with all that is needed to make it again.
+
+    action: index of the action, in [0, n).
+    version, digest: the version that chose it, and the SHA-256 of its model.
+    log_probability: natural logarithm of the action's probability.
+    seed: of a sampled action; with it, the version, and what else was sent, the same action
+        is drawn again. 0 for a greedy action.
+    probabilities: (n,) float64, when asked for; 0 where the mask forbids.
+    parameters: (n,) float64 values or logits of the policy, when probabilities are asked for.
+    """
+
+    action: int
+    version: int
+    digest: str
+    log_probability: float
+    seed: int
+    probabilities: npt.NDArray[np.float64] | None = None
+    parameters: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """Decisions for a batch of n observations, in their order, all by one version.
+
+    actions: (n,) int64. log_probabilities: (n,) float64.
+    seeds: (n,) uint64, each good for replaying its row with `act`; 0 when greedy.
+    probabilities: (n, actions) float64, when asked for.
+    """
+
+    actions: npt.NDArray[np.int64]
+    version: int
+    digest: str
+    log_probabilities: npt.NDArray[np.float64]
+    seeds: npt.NDArray[np.uint64]
+    probabilities: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        """Number of decisions."""
+        return len(self.actions)

@@ -1,0 +1,33 @@
+"""`python -m services.inference`: the inference service, configured by TUTELAGE_ variables."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from services.common.errors import TutelageError
+from services.common.settings import load
+from services.common.telemetry import configure_logging, serve_metrics
+from services.inference.service import InferenceService
+from services.inference.settings import InferenceSettings
+
+
+async def serve(settings: InferenceSettings) -> None:
+    """Run the service until it is told to stop."""
+    if settings.inference_metrics_port:
+        serve_metrics(settings.inference_metrics_port, settings.host)
+    await InferenceService(settings).serve()
+
+
+def main() -> None:
+    """Run the service; a setting or port that cannot be is one line on stderr and exit code 1."""
+    try:
+        settings = load(InferenceSettings)
+        configure_logging("inference", settings.log_format, settings.log_level)
+        asyncio.run(serve(settings))
+    except TutelageError as error:
+        sys.exit(f"inference: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Decides what the service answers, knowing nothing of gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from services.common.errors import (
+    InvalidInput,
+    ModelRejected,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
+from services.common.registry import AliasState, PolicyRegistry
+from services.common.registry.registry import check_name
+from services.inference.batching import Question
+from services.inference.distribution import Masks, row_seeds
+from services.inference.runner import Observations
+from services.inference.versions import (
+    Catalogue,
+    Loader,
+    PolicyState,
+    ServedVersion,
+    check_interface,
+)
+from services.inference.watcher import RepositoryWatcher
+
+STABLE = "stable"
+R = TypeVar("R")
+
+
+class PolicyCore:
+    """Finds the version that answers, makes questions for it, and moves aliases.
+
+    Args:
+        draw_seed: gives a seed in [1, 2^64) for a sampled question that came without one.
+    """
+
+    def __init__(
+        self,
+        registry: PolicyRegistry,
+        catalogue: Catalogue,
+        loader: Loader,
+        watcher: RepositoryWatcher,
+        draw_seed: Callable[[], int],
+    ) -> None:
+        self._registry = registry
+        self._catalogue = catalogue
+        self._loader = loader
+        self._watcher = watcher
+        self._draw_seed = draw_seed
+
+    def served(self, policy: str, version: int, alias: str) -> ServedVersion | None:
+        """The version that answers, if it is known by that name and in memory."""
+        if version:
+            return self._loader.ready(policy, version)
+        return self._catalogue.route(policy, alias or STABLE)
+
+    async def find(self, policy: str, version: int, alias: str) -> ServedVersion:
+        """The version that answers; a pinned one is loaded if need be.
+
+        Raises:
+            NotFound: no such policy, version or alias, with those there are.
+            ModelRejected: when the version must not be served.
+        """
+        if version < 0:
+            raise InvalidInput(f"version is {version}, expected a version from 1, or 0 for none")
+        state = self._catalogue.find(policy)
+        if version:
+            return await self._loader.load(state.name, version)
+        served = state.serving.get(alias or STABLE)
+        if served is None:
+            raise NotFound(self._no_such_alias(state, alias or STABLE))
+        return served
+
+    def question(
+        self,
+        observations: Observations,
+        masks: Masks | None,
+        *,
+        sampled: bool,
+        seed: int | None,
+        temperature: float | None,
+    ) -> Question:
+        """A question for a version's batcher; observations and masks are checked already.
+
+        Raises:
+            InvalidInput: when the temperature is not positive and finite.
+        """
+        if temperature is None:
+            temperature = 1.0
+        elif not (temperature > 0 and math.isfinite(temperature)):
+            raise InvalidInput(f"temperature is {temperature}, expected a positive finite number")
+        if not sampled:
+            return Question(observations, masks, temperature)
+        first = self._draw_seed() if seed is None else seed
+        rows = len(observations)
+        seeds = np.array([first], dtype=np.uint64) if rows == 1 else row_seeds(first, rows)
+        return Question(observations, masks, temperature, seeds)
+
+    def policy(self, policy: str) -> PolicyState:
+        """What is known of a policy.
+
+        Raises:
+            NotFound: naming those there are.
+        """
+        return self._catalogue.find(policy)
+
+    def policies(self) -> list[PolicyState]:
+        """What is known of every policy, by name."""
+        return self._catalogue.states()
+
+    def is_loaded(self, policy: str, version: int) -> bool:
+        """Whether a version is in memory."""
+        state = self._catalogue.get(policy)
+        served = state.serving.values() if state else ()
+        return self._loader.has(policy, version) or any(
+            each.manifest.version == version for each in served
+        )
+
+    def load_error(self, policy: str, version: int) -> str:
+        """Why a version is not served; empty when nothing speaks against it."""
+        return self._loader.refusal(policy, version)
+
+    async def set_alias(self, policy: str, alias: str, version: int) -> tuple[int, int]:
+        """Point an alias at a version that can be served.
+
+        Returns:
+            The version it points at now, and the one before (0 when the alias is new).
+
+        Raises:
+            NotFound: no such policy or version.
+            PreconditionFailed: when the version cannot be served, with the reason.
+        """
+        if version < 1:
+            raise InvalidInput(f"version is {version}, expected a published version, from 1")
+        check_name(alias, "alias")
+        state = await self._fresh(policy)
+        await self._check_servable(state, alias, version)
+        before = await self._aliases(state.name)
+        after = await self._in_thread(self._registry.set_alias, state.name, alias, version)
+        await self._watcher.refresh(state.name)
+        return after.version, before[alias].version if alias in before else 0
+
+    async def roll_back(self, policy: str, alias: str) -> tuple[int, int]:
+        """Point an alias back at the version it had before.
+
+        Returns:
+            As `set_alias`.
+
+        Raises:
+            NotFound: no such policy.
+            PreconditionFailed: when there is no version before, or it cannot be served.
+        """
+        check_name(alias, "alias")
+        state = await self._fresh(policy)
+        before = await self._aliases(state.name)
+        if alias in before and before[alias].previous:
+            await self._check_servable(state, alias, before[alias].previous[-1])
+        after = await self._in_thread(self._registry.rollback, state.name, alias)
+        await self._watcher.refresh(state.name)
+        return after.version, before[alias].version
+
+    async def _fresh(self, policy: str) -> PolicyState:
+        # A version published a moment ago may be promoted before the watcher has seen it.
+        if policy:
+            await self._watcher.refresh(policy)
+        return self._catalogue.find(policy)
+
+    async def _check_servable(self, state: PolicyState, alias: str, version: int) -> None:
+        try:
+            wanted = await self._loader.load(state.name, version)
+            current = state.serving.get(alias)
+            if current is not None:
+                check_interface(wanted.manifest, current.manifest)
+        except ModelRejected as error:
+            raise PreconditionFailed(
+                f"{state.name} version {version} cannot be served: {error}"
+            ) from error
+
+    async def _aliases(self, policy: str) -> dict[str, AliasState]:
+        return await self._in_thread(self._registry.aliases, policy)
+
+    async def _in_thread(self, call: Callable[..., R], *arguments: object) -> R:
+        try:
+            return await asyncio.to_thread(call, *arguments)
+        except OSError as error:
+            raise Unavailable(f"the policy repository cannot be used: {error}") from error
+
+    def _no_such_alias(self, state: PolicyState, alias: str) -> str:
+        if alias in state.aliases:
+            version = state.aliases[alias].version
+            reason = self._loader.refusal(state.name, version)
+            return f"{state.name}: alias {alias!r} points at version {version}, refused: {reason}"
+        known = ", ".join(sorted(state.aliases)) or "none yet"
+        return f"policy {state.name!r} has no alias {alias!r}; there are: {known}"

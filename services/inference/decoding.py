@@ -1,0 +1,111 @@
+"""Observations and masks from the wire, checked against a policy's spec."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from services.common.errors import InvalidInput
+from services.common.spec import ObservationSpace, PolicySpec
+from services.common.wire import DTYPES, decode_array
+from services.inference.distribution import Masks
+from services.inference.runner import Observations
+from tutelage.v1 import array_pb2
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class ObservationDecoder:
+    """Decodes observations of one space; what a space makes of them is worked out once.
+
+    The common cases, a plain vector of float32 and raw bytes of the right size, are told
+    apart by a few cheap checks. Whatever fails one of them goes the thorough way, which
+    accepts it or says what is wrong.
+    """
+
+    def __init__(self, space: ObservationSpace) -> None:
+        self._space = space
+        self._size = space.size
+        self._shape = list(space.shape)
+        self._row = (1, *space.shape)
+        self._dtype = np.dtype(space.dtype)
+        self._bytes = self._size * self._dtype.itemsize
+        self._is_float = self._dtype.kind == "f"
+        own = next(number for number, dtype in DTYPES.items() if dtype == self._dtype)
+        self._dtypes = (array_pb2.DTYPE_UNSPECIFIED, own)
+
+    def one(self, message: array_pb2.Array) -> Observations:
+        """An observation as a batch of one, `(1, *shape)`.
+
+        Raises:
+            InvalidInput: with what was expected.
+        """
+        raw = message.raw
+        row = self._from_raw(message, raw) if raw else self._from_values(message)
+        return self._thoroughly(message, batched=False) if row is None else row
+
+    def many(self, message: array_pb2.Array) -> Observations:
+        """A batch of observations, `(n, *shape)` with n ≥ 1.
+
+        Raises:
+            InvalidInput: with what was expected and the first row that does not fit.
+        """
+        return self._thoroughly(message, batched=True)
+
+    def _from_values(self, message: array_pb2.Array) -> Observations | None:
+        values = message.values[:]
+        if len(values) != self._size or self._dtype != np.float32:
+            return None
+        # The sum is NaN when one of them is; the bounds keep what float32 cannot hold out.
+        if not (
+            math.isfinite(sum(values))
+            and max(values) <= FLOAT32_MAX
+            and min(values) >= -FLOAT32_MAX
+            and self._has_own_shape(message)
+        ):
+            return None
+        return np.array(values, dtype=np.float32).reshape(self._row)
+
+    def _from_raw(self, message: array_pb2.Array, raw: bytes) -> Observations | None:
+        if (
+            len(raw) != self._bytes
+            or message.dtype not in self._dtypes
+            or message.values
+            or not self._has_own_shape(message)
+        ):
+            return None
+        row: Observations = np.frombuffer(raw, dtype=self._dtype)
+        # A finite sum of squares means finite elements; an infinite one proves nothing.
+        if self._is_float and not math.isfinite(row.dot(row)):
+            return None
+        return row.reshape(self._row)
+
+    def _has_own_shape(self, message: array_pb2.Array) -> bool:
+        shape = message.shape[:]
+        return not shape or shape == self._shape
+
+    def _thoroughly(self, message: array_pb2.Array, *, batched: bool) -> Observations:
+        observations = decode_array(message, self._space, batched=batched)
+        self._space.check(observations)
+        return observations
+
+
+def decode_masks(flags: Sequence[bool], rows: int, spec: PolicySpec) -> Masks | None:
+    """Masks `(rows, actions)`, or None when there are no flags and all is allowed.
+
+    Raises:
+        InvalidInput: when there are too many or too few, or a row allows nothing.
+    """
+    if not flags:
+        return None
+    if len(flags) != rows * spec.actions:
+        of_rows = "" if rows == 1 else f" × {rows} observations"
+        raise InvalidInput(
+            f"action mask has {len(flags)} flags, expected {rows * spec.actions}: "
+            f"one for each of {spec.actions} actions{of_rows}"
+        )
+    masks = np.array(flags, dtype=np.bool_).reshape(rows, spec.actions)
+    spec.check_masks(masks)
+    return masks

@@ -1,0 +1,115 @@
+"""From a policy's output to actions, as pure functions on numpy arrays.
+
+A row's outcome depends on that row alone and never on its company in a batch: every step
+works along the last axis in float64, and randomness is a hash of the row's own seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Masks = npt.NDArray[np.bool_]
+Seeds = npt.NDArray[np.uint64]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, splitmix64's increment
+_ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that row · _ROW differs for every row
+_UNIT = 2.0**-53
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What was decided for the n rows of a batch.
+
+    actions: n action indices.
+    log_probabilities: n natural logarithms of the chosen actions' probabilities.
+    table: (n, actions) log-probabilities of all actions, -inf where the mask forbids.
+    parameters: (n, actions) values or logits as the policy gave them.
+    """
+
+    actions: list[int]
+    log_probabilities: list[float]
+    table: Floats
+    parameters: npt.NDArray[np.float32]
+
+
+def decide(
+    parameters: npt.NDArray[np.float32],
+    *,
+    masks: Masks | None = None,
+    temperatures: Floats | None = None,
+    sampled: Masks | None = None,
+    seeds: Seeds | None = None,
+) -> Decisions:
+    """Choose an action for each row.
+
+    Args:
+        parameters: (n, actions) values or logits.
+        masks: (n, actions), true where allowed, at least one a row; None allows all.
+        temperatures: (n,) positive divisors before softmax; None is 1.
+        sampled: (n,), whether the row is drawn; the others are greedy. None: all greedy.
+        seeds: (n,) seeds of the drawn rows; read where `sampled` is true.
+    """
+    allowed = parameters if masks is None else np.where(masks, parameters, -np.inf)
+    table = log_probabilities(allowed, temperatures)
+    # Of the output itself: two values may differ and still have one log-probability.
+    actions = allowed.argmax(axis=1)
+    if sampled is not None and seeds is not None:
+        actions = np.where(sampled, sample(table, seeds), actions)
+    chosen = table[np.arange(len(actions)), actions]
+    return Decisions(actions.tolist(), chosen.tolist(), table, parameters)
+
+
+def log_probabilities(
+    allowed: npt.NDArray[np.floating], temperatures: Floats | None = None
+) -> Floats:
+    """Log-softmax of each row of (n, actions), in which -inf stands for forbidden actions."""
+    shifted: Floats = allowed.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    if temperatures is not None:
+        with np.errstate(over="ignore"):  # a tiny temperature takes all but the best to -inf
+            shifted /= temperatures[:, None]
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
+
+
+def sample(table: Floats, seeds: Seeds) -> npt.NDArray[np.int64]:
+    """Draw one action a row by the inverse of the cumulative distribution.
+
+    Args:
+        table: (n, actions) log-probabilities.
+        seeds: (n,); the same seed and row give the same action.
+    """
+    cumulative = np.exp(table).cumsum(axis=1)
+    threshold = uniforms(seeds) * cumulative[:, -1]
+    # Rounding can lift the threshold to the total: then it is the last action with a width.
+    last = (cumulative < cumulative[:, -1:]).sum(axis=1)
+    actions: npt.NDArray[np.int64] = np.minimum(
+        (cumulative <= threshold[:, None]).sum(axis=1), last
+    )
+    return actions
+
+
+def uniforms(seeds: Seeds) -> Floats:
+    """A number in [0, 1) for each seed: splitmix64's first output, its upper 53 bits."""
+    return (splitmix64(seeds) >> np.uint64(11)).astype(np.float64) * _UNIT
+
+
+def row_seeds(seed: int, rows: int) -> Seeds:
+    """Seeds of a batch's rows: the first is `seed`, the others follow from it, never 0."""
+    first = np.full(rows, seed, dtype=np.uint64)
+    derived = splitmix64(first ^ (np.arange(rows, dtype=np.uint64) * _ROW))
+    derived[derived == 0] = GOLDEN
+    derived[:1] = seed
+    return derived
+
+
+def splitmix64(states: Seeds) -> Seeds:
+    """The output that splitmix64 gives from each state (Steele, Lea and Flood, 2014)."""
+    z = states + GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,46 @@
+"""What the inference service tells Prometheus. Calls by method and status are in common.server."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0)
+
+QUEUE = Histogram(
+    "tutelage_inference_queue_seconds",
+    "Time a request waited for its batch to run.",
+    ["policy"],
+    buckets=SECONDS,
+)
+RUN = Histogram(
+    "tutelage_inference_run_seconds",
+    "Time one batch took in the model and in choosing its actions.",
+    ["policy"],
+    buckets=SECONDS,
+)
+BATCH_ROWS = Histogram(
+    "tutelage_inference_batch_rows",
+    "Observations in one batch.",
+    ["policy"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
+)
+REFUSED = Counter(
+    "tutelage_inference_refused_total", "Requests refused because the queue was full.", ["policy"]
+)
+DROPPED = Counter(
+    "tutelage_inference_dropped_total",
+    "Requests whose caller had gone before the model ran.",
+    ["policy"],
+)
+SERVING = Gauge(
+    "tutelage_inference_serving_version",
+    "Version that answers for an alias.",
+    ["policy", "alias"],
+)
+LOAD_FAILURES = Counter(
+    "tutelage_inference_load_failures_total", "Versions that were refused.", ["policy"]
+)
+REPOSITORY_ERRORS = Counter(
+    "tutelage_inference_repository_errors_total",
+    "Looks at the policy repository that failed, wholly or for one policy.",
+)

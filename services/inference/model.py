@@ -1,0 +1,97 @@
+"""What is checked of a model file before any of it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import DecodeError, Message
+
+from services.common.errors import ModelRejected
+from services.common.spec import PolicySpec
+
+DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+TYPES = {
+    "float32": "tensor(float)",
+    "float64": "tensor(double)",
+    "uint8": "tensor(uint8)",
+    "int32": "tensor(int32)",
+    "int64": "tensor(int64)",
+}
+OBSERVATION = "observation"
+MASK = "action_mask"
+ACTION = "action"
+
+
+def check_content(model: bytes) -> None:
+    """Refuse a file that is not ONNX, reads other files, or needs operators of its own.
+
+    Raises:
+        ModelRejected: with the reason.
+    """
+    try:
+        parsed = onnx.load_model_from_string(model)
+    except DecodeError:
+        raise ModelRejected("model.onnx is not an ONNX file, or a part of one") from None
+    if not parsed.graph.node:
+        raise ModelRejected("model.onnx holds no graph")
+    for part in _walk(parsed):
+        if isinstance(part, onnx.TensorProto) and (
+            part.data_location == onnx.TensorProto.EXTERNAL or part.external_data
+        ):
+            raise ModelRejected(
+                f"tensor {part.name!r} is stored in another file; export the model as one file"
+            )
+        if isinstance(part, onnx.NodeProto) and part.domain not in DOMAINS:
+            raise ModelRejected(
+                f"operator {part.op_type} is of domain {part.domain!r}, expected ONNX's own"
+            )
+
+
+def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
+    """Refuse a model whose inputs and outputs are not what its spec says.
+
+    Raises:
+        ModelRejected: naming the input or output, what it is and what was expected.
+    """
+    inputs = {node.name: node for node in session.get_inputs()}
+    outputs = {node.name: node for node in session.get_outputs()}
+    for name in inputs.keys() - {OBSERVATION, MASK}:
+        raise ModelRejected(f"input {name!r} is none of observation, action_mask")
+    observation = (TYPES[spec.observation.dtype], spec.observation.shape)
+    _check_node("input", OBSERVATION, inputs.get(OBSERVATION), *observation)
+    if MASK in inputs:
+        _check_node("input", MASK, inputs[MASK], "tensor(bool)", (spec.actions,))
+    parameters = spec.distribution.value
+    _check_node("output", parameters, outputs.get(parameters), "tensor(float)", (spec.actions,))
+    _check_node("output", ACTION, outputs.get(ACTION), "tensor(int64)", ())
+
+
+def _check_node(
+    kind: str, name: str, node: ort.NodeArg | None, dtype: str, shape: Sequence[int]
+) -> None:
+    expected = f"{dtype} of shape {['batch', *shape]}"
+    if node is None:
+        raise ModelRejected(f"the model has no {kind} {name!r}, the spec expects {expected}")
+    given = list(node.shape)
+    fits = (
+        node.type == dtype
+        and len(given) == len(shape) + 1
+        and not isinstance(given[0], int)
+        # A symbolic length is settled by the first run.
+        and all(a == b or not isinstance(a, int) for a, b in zip(given[1:], shape, strict=True))
+    )
+    if not fits:
+        raise ModelRejected(
+            f"{kind} {name!r} is {node.type} of shape {given}, the spec expects {expected}"
+        )
+
+
+def _walk(message: Message) -> Iterator[Message]:
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in value if isinstance(value, Sequence) else (value,):
+            yield from _walk(part)

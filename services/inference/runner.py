@@ -1,0 +1,175 @@
+"""One loaded version of a policy: an onnxruntime session that has been checked and warmed."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from services.common.errors import InvalidInput, ModelRejected
+from services.common.spec import PolicySpec
+from services.inference.model import (
+    ACTION,
+    MASK,
+    OBSERVATION,
+    check_content,
+    check_signature,
+)
+
+Observations = npt.NDArray[np.generic]
+Parameters = npt.NDArray[np.float32]
+WARM_UP_RUNS = 5
+
+
+class PolicyRunner:
+    """Runs a model on batches; what a row gives never depends on its company.
+
+    Matrix kernels may sum in another order at another batch size, and a changed last bit
+    can change a sampled action. So loading compares batch sizes bit by bit, and where they
+    differ small batches are padded, or rows run one by one: see `min_rows` and `max_rows`.
+
+    Building one reads untrusted bytes and takes milliseconds to seconds; it belongs in a
+    thread.
+
+    Raises:
+        ModelRejected: when the file must not be served, with the reason.
+    """
+
+    def __init__(
+        self, model: bytes, spec: PolicySpec, *, max_batch: int = 64, intra_op_threads: int = 1
+    ) -> None:
+        check_content(model)
+        self.spec = spec
+        self._session = _open(model, intra_op_threads)
+        check_signature(self._session, spec)
+        self._masked = any(node.name == MASK for node in self._session.get_inputs())
+        self._outputs = [spec.distribution.value]
+        self._warm_up(max_batch)
+
+    def run(
+        self, observations: Observations, masks: npt.NDArray[np.bool_] | None = None
+    ) -> Parameters:
+        """The policy's output `(n, actions)` for observations `(n, *shape)`.
+
+        Raises:
+            InvalidInput: when the model fails on them, or its output is not finite.
+        """
+        try:
+            parameters = self._chunks(observations, masks)
+        except Exception as error:
+            raise InvalidInput(f"the policy fails on this observation: {error}") from error
+        if not np.isfinite(parameters).all():
+            raise InvalidInput(
+                "the policy's output is not finite for this observation; "
+                "is it in the range the policy was trained on?"
+            )
+        return parameters
+
+    def run_s(self, rows: int) -> float:
+        """Seconds that a run of so many rows takes, by what the warm-up measured."""
+        return self._first_s + (rows - 1) * self._row_s
+
+    def _chunks(
+        self, observations: Observations, masks: npt.NDArray[np.bool_] | None
+    ) -> Parameters:
+        rows, most = len(observations), self.max_rows
+        if self.min_rows <= rows <= most:
+            return self._run(observations, masks)
+        parts = []
+        for start in range(0, rows, most):
+            stop = min(start + most, rows)
+            # Indices past the end repeat the last row, which is then cut off.
+            padded = max(stop - start, self.min_rows)
+            index = np.minimum(np.arange(start, start + padded), stop - 1)
+            part = self._run(observations[index], None if masks is None else masks[index])
+            parts.append(part[: stop - start])
+        return np.concatenate(parts)
+
+    def _run(self, observations: Observations, masks: npt.NDArray[np.bool_] | None) -> Parameters:
+        feeds = {OBSERVATION: observations}
+        if self._masked:
+            everything = (len(observations), self.spec.actions)
+            feeds[MASK] = np.ones(everything, dtype=np.bool_) if masks is None else masks
+        parameters: Parameters = self._session.run(self._outputs, feeds)[0]
+        return parameters
+
+    def _warm_up(self, max_batch: int) -> None:
+        self.min_rows, self.max_rows = 1, max_batch
+        probe = probe_observations(self.spec, max_batch)
+        try:
+            self._check_outputs(probe)
+            self._find_steady_sizes(probe)
+            self._first_s = self._time(probe[:1])
+            self._row_s = max(0.0, self._time(probe) - self._first_s) / max(1, max_batch - 1)
+        except ModelRejected:
+            raise
+        except Exception as error:
+            raise ModelRejected(f"the model fails on a trial batch: {error}") from error
+
+    def _check_outputs(self, probe: Observations) -> None:
+        rows, actions = len(probe), self.spec.actions
+        feeds = {OBSERVATION: probe}
+        if self._masked:
+            feeds[MASK] = np.ones((rows, actions), dtype=np.bool_)
+        parameters, greedy = self._session.run([*self._outputs, ACTION], feeds)
+        name = self._outputs[0]
+        if parameters.shape != (rows, actions) or greedy.shape != (rows,):
+            raise ModelRejected(
+                f"a batch of {rows} gives {name} of shape {list(parameters.shape)} and action of "
+                f"{list(greedy.shape)}, expected {[rows, actions]} and {[rows]}"
+            )
+        if not np.isfinite(parameters).all():
+            raise ModelRejected(f"{name} is not finite on a trial batch")
+        if not np.array_equal(greedy, parameters.argmax(axis=1)):
+            raise ModelRejected(f"output 'action' is not the index of the greatest of {name}")
+
+    def _find_steady_sizes(self, probe: Observations) -> None:
+        most = len(probe)
+        sizes = sorted({*range(1, min(most, 9) + 1), 15, 16, 17, 31, 32, 33, most})
+        reference = self._run(probe, None)
+        steady = 1
+        for size in (size for size in sizes if size <= most):
+            # Several tries at the small sizes, whose few rows may agree by chance.
+            for shift in range(max(1, 8 // size)):
+                rows = np.roll(np.arange(most), -shift * size - size // 2)[:size]
+                if not np.array_equal(self._run(probe[rows], None), reference[rows]):
+                    steady = size + 1
+        self.min_rows = steady
+        if steady > min(8, most):
+            self.min_rows = self.max_rows = 1
+
+    def _time(self, observations: Observations) -> float:
+        fastest = float("inf")
+        for _ in range(WARM_UP_RUNS):
+            started = time.perf_counter()
+            self._chunks(observations, None)
+            fastest = min(fastest, time.perf_counter() - started)
+        return fastest
+
+
+def probe_observations(spec: PolicySpec, rows: int) -> Observations:
+    """Observations `(rows, *shape)` to try a model on; the same ones every time."""
+    generator = np.random.default_rng(0)
+    shape = (rows, *spec.observation.shape)
+    dtype = np.dtype(spec.observation.dtype)
+    if dtype.kind == "f":
+        return generator.standard_normal(shape).astype(dtype)
+    # Wider integers are indices as a rule, of which only small ones exist everywhere.
+    return generator.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype)
+
+
+def _open(model: bytes, intra_op_threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    # A waiting thread that spins takes the core the event loop needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelRejected(f"onnxruntime cannot load model.onnx: {error}") from error

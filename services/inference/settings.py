@@ -1,0 +1,71 @@
+"""Settings of the inference service. Wrong values refuse to boot."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from services.common.server import ServerOptions
+from services.common.settings import PlatformSettings, port_of
+
+MIB = 1 << 20
+
+
+class InferenceSettings(PlatformSettings):
+    """How policies are served, beside where things are."""
+
+    inference_poll_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        1.0, description="Seconds between two looks at the policy repository."
+    )
+    inference_retry_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        10.0, description="Seconds before a version that was refused is tried again."
+    )
+    inference_max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(
+        64, description="Most observations in one run of a model."
+    )
+    inference_queue_limit: Annotated[int, Field(ge=1)] = Field(
+        4096, description="Observations that may wait for one version before calls are refused."
+    )
+    inference_inline_us: Annotated[float, Field(ge=0)] = Field(
+        200.0,
+        description="Runs that take longer than this many microseconds leave the event loop "
+        "for a thread, so that calls go on arriving.",
+    )
+    inference_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Threads for those longer runs; a version uses one at a time."
+    )
+    inference_intra_op_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Threads onnxruntime uses within one run; more pays only for large models."
+    )
+    inference_max_loaded: Annotated[int, Field(ge=1, le=1024)] = Field(
+        16, description="Versions kept in memory for rollbacks and pinned calls, beside the served."
+    )
+    inference_max_message_bytes: Annotated[int, Field(ge=1024, le=1024 * MIB)] = Field(
+        4 * MIB, description="A larger request is answered RESOURCE_EXHAUSTED."
+    )
+    inference_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Port on which Prometheus reads /metrics; 0 for none."
+    )
+    inference_drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
+        0.0, description="Seconds health says NOT_SERVING before new calls are refused."
+    )
+    inference_max_connection_age_s: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Seconds after which a connection is closed gently, so that clients find new "
+        "replicas; 0 for never.",
+    )
+
+    def server_options(self) -> ServerOptions:
+        """How the gRPC server listens.
+
+        Raises:
+            InvalidConfig: when the address has no port.
+        """
+        return ServerOptions(
+            address=f"{self.host}:{port_of(self.inference_address)}",
+            max_message_bytes=self.inference_max_message_bytes,
+            grace_s=self.grace_s,
+            drain_s=self.inference_drain_s,
+            max_connection_age_s=self.inference_max_connection_age_s,
+        )

@@ -1,0 +1,273 @@
+"""What the server holds: loaded versions, and which of them answers for which alias."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from services.common.errors import (
+    DataCorrupted,
+    ModelRejected,
+    NotFound,
+    TutelageError,
+    Unavailable,
+)
+from services.common.registry import AliasState, PolicyManifest, PolicyRegistry
+from services.common.spec import PolicySpec
+from services.inference import metrics
+from services.inference.batching import Batcher
+from services.inference.decoding import ObservationDecoder
+from services.inference.runner import PolicyRunner
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """A version in memory, warmed and ready."""
+
+    manifest: PolicyManifest
+    batcher: Batcher
+    decoder: ObservationDecoder
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What it takes and gives."""
+        return self.manifest.spec
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """One policy as this server sees it. Replaced whole, never changed.
+
+    manifests: of every published version, oldest first, as far as they can be read.
+    damaged: why the manifest of a published version cannot be read.
+    aliases: where the repository points them.
+    serving: what this server answers with for each.
+    """
+
+    name: str
+    manifests: Mapping[int, PolicyManifest] = field(default_factory=dict)
+    damaged: Mapping[int, str] = field(default_factory=dict)
+    aliases: Mapping[str, AliasState] = field(default_factory=dict)
+    serving: Mapping[str, ServedVersion] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> PolicySpec | None:
+        """Of the version served as stable, else as anything, else of the newest."""
+        served = self.serving.get("stable") or next(iter(self.serving.values()), None)
+        if served is not None:
+            return served.spec
+        return self.manifests[max(self.manifests)].spec if self.manifests else None
+
+
+class Catalogue:
+    """Every policy by name. Readers see the state before a change or after it, never between."""
+
+    def __init__(self) -> None:
+        self._states: Mapping[str, PolicyState] = {}
+        self._routes: Mapping[tuple[str, str], ServedVersion] = {}
+
+    def replace(self, state: PolicyState) -> None:
+        """Put a policy's new state in place of its old one."""
+        states = {**self._states, state.name: state}
+        routes = {}
+        for known in states.values():
+            for alias, served in known.serving.items():
+                routes[known.name, alias] = served
+                if len(states) == 1:
+                    routes["", alias] = served
+        self._states, self._routes = states, routes
+
+    def route(self, policy: str, alias: str) -> ServedVersion | None:
+        """The version that answers for an alias; the policy may be "" if there is only one."""
+        return self._routes.get((policy, alias))
+
+    def states(self) -> list[PolicyState]:
+        """All policies by name."""
+        return [self._states[name] for name in sorted(self._states)]
+
+    def get(self, policy: str) -> PolicyState | None:
+        """The state of a policy, if there is such a one."""
+        return self._states.get(policy)
+
+    def find(self, policy: str) -> PolicyState:
+        """The state of a policy; of the only one there is for "".
+
+        Raises:
+            NotFound: naming those there are.
+        """
+        if not self._states:
+            raise NotFound("nothing has been published yet; start a training run first")
+        known = ", ".join(sorted(self._states))
+        if not policy and len(self._states) > 1:
+            raise NotFound(f"several policies are served, name one of: {known}")
+        state = self._states.get(policy) if policy else next(iter(self._states.values()))
+        if state is None:
+            raise NotFound(f"no policy {policy!r}; there are: {known}")
+        return state
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    kind: type[TutelageError]
+    reason: str
+    until: float
+
+
+class Loader:
+    """Loads versions in threads, each once, and keeps the most recently used.
+
+    Keeping them makes a rollback and a pinned call free of loading. A version that was
+    refused is not tried again for `retry_s`.
+    """
+
+    def __init__(
+        self,
+        registry: PolicyRegistry,
+        make_runner: Callable[[bytes, PolicySpec], PolicyRunner],
+        make_batcher: Callable[[PolicyRunner, str], Batcher],
+        *,
+        max_loaded: int,
+        retry_s: float,
+    ) -> None:
+        self._registry = registry
+        self._make_runner = make_runner
+        self._make_batcher = make_batcher
+        self._max_loaded = max_loaded
+        self._retry_s = retry_s
+        self._ready: OrderedDict[tuple[str, int], ServedVersion] = OrderedDict()
+        self._loading: dict[tuple[str, int], asyncio.Task[ServedVersion]] = {}
+        self._refused: dict[tuple[str, int], _Refusal] = {}
+
+    def ready(self, policy: str, version: int) -> ServedVersion | None:
+        """The version if it is in memory."""
+        served = self._ready.get((policy, version))
+        if served is not None:
+            self._ready.move_to_end((policy, version))
+        return served
+
+    def has(self, policy: str, version: int) -> bool:
+        """Whether the version is in memory; not counted as a use."""
+        return (policy, version) in self._ready
+
+    def refusal(self, policy: str, version: int) -> str:
+        """Why the version was refused when last tried; empty when it was not."""
+        refusal = self._refused.get((policy, version))
+        return refusal.reason if refusal else ""
+
+    def refuse(self, policy: str, version: int, error: TutelageError) -> None:
+        """Remember why a version is not served, and log it unless that is known already."""
+        if self.refusal(policy, version) != str(error):
+            metrics.LOAD_FAILURES.labels(policy).inc()
+            log.error("version refused", policy=policy, version=version, reason=str(error))
+        until = time.monotonic() + self._retry_s
+        self._refused[policy, version] = _Refusal(type(error), str(error), until)
+
+    async def load(self, policy: str, version: int) -> ServedVersion:
+        """The version, loaded and warmed in a thread unless it is in memory.
+
+        Raises:
+            NotFound: when it is not published.
+            ModelRejected: when it must not be served.
+            Unavailable: when the repository cannot be read.
+        """
+        served = self.ready(policy, version)
+        if served is not None:
+            return served
+        key = policy, version
+        refusal = self._refused.get(key)
+        if refusal is not None and time.monotonic() < refusal.until:
+            raise refusal.kind(refusal.reason)
+        task = self._loading.get(key)
+        if task is None:
+            task = self._loading[key] = asyncio.create_task(self._load(policy, version))
+            task.add_done_callback(lambda _: self._loading.pop(key))
+        # A caller that leaves must not stop the load for the others.
+        return await asyncio.shield(task)
+
+    async def _load(self, policy: str, version: int) -> ServedVersion:
+        started = time.perf_counter()
+        try:
+            manifest, runner = await asyncio.to_thread(self._read, policy, version)
+        except NotFound:
+            raise
+        except TutelageError as error:
+            self.refuse(policy, version, error)
+            raise
+        except OSError as error:
+            unavailable = Unavailable(f"the policy repository cannot be read: {error}")
+            self.refuse(policy, version, unavailable)
+            raise unavailable from error
+        batcher = self._make_batcher(runner, policy)
+        served = ServedVersion(manifest, batcher, ObservationDecoder(manifest.spec.observation))
+        self._refused.pop((policy, version), None)
+        self._keep(policy, version, served)
+        load_ms = round((time.perf_counter() - started) * 1000, 1)
+        log.info(
+            "loaded",
+            policy=policy,
+            version=version,
+            load_ms=load_ms,
+            run_us=round(runner.run_s(1) * 1e6, 1),
+            padded_to=runner.min_rows,
+        )
+        return served
+
+    def _read(self, policy: str, version: int) -> tuple[PolicyManifest, PolicyRunner]:
+        published = self._registry.load(policy, version)
+        manifest = published.manifest
+        if (manifest.policy, manifest.version) != (policy, version):
+            raise ModelRejected(
+                f"policy.json is of {manifest.policy} version {manifest.version}, "
+                f"but stands in {policy}/{version}"
+            )
+        return manifest, self._make_runner(published.model, manifest.spec)
+
+    def _keep(self, policy: str, version: int, served: ServedVersion) -> None:
+        self._ready[policy, version] = served
+        while len(self._ready) > self._max_loaded:
+            self._ready.popitem(last=False)
+
+
+def check_interface(candidate: PolicyManifest, served: PolicyManifest) -> None:
+    """Refuse a version that callers of the one served could not talk to.
+
+    Raises:
+        ModelRejected: with both specs.
+    """
+    new, old = candidate.spec, served.spec
+    if (new.observation, new.actions) != (old.observation, old.actions):
+        raise ModelRejected(
+            f"version {candidate.version} takes {_interface(new)}, but version "
+            f"{served.version}, which is served, takes {_interface(old)}; "
+            "publish it as a policy of another name"
+        )
+
+
+def read_policy(
+    registry: PolicyRegistry, known: PolicyState
+) -> tuple[dict[int, PolicyManifest], dict[int, str]]:
+    """Manifests of all published versions, and why others cannot be read; blocking."""
+    manifests: dict[int, PolicyManifest] = {}
+    damaged: dict[int, str] = {}
+    for version in registry.versions(known.name):
+        try:
+            manifests[version] = known.manifests.get(version) or registry.manifest(
+                known.name, version
+            )
+        except DataCorrupted as error:
+            damaged[version] = str(error)
+        except NotFound:
+            continue  # taken away since it was listed
+    return manifests, damaged
+
+
+def _interface(spec: PolicySpec) -> str:
+    shape = list(spec.observation.shape)
+    return f"{shape} of {spec.observation.dtype} and has {spec.actions} actions"
