@@ -83,11 +83,21 @@ def _open(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         if parsed.database:
             folder = Path(parsed.database).parent
-            with explain_full_disk(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
         event.listen(engine, "connect", _make_sqlite_durable)
         event.listen(engine, "begin", lambda connection: _begin(connection))
     return engine
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        with explain_full_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidConfig(
+            f"cannot make the labels' folder {folder} ({error.strerror}); "
+            "set TUTELAGE_DATA_DIR or TUTELAGE_DATABASE_URL to a place that can be written"
+        ) from None
 
 
 def _make_sqlite_durable(connection: sqlite3.Connection, _record: object) -> None:

@@ -15,9 +15,9 @@ from services.common.errors import InvalidInput, NotFound, PreconditionFailed
 from services.feedback.schema import Pair, Preference, Segment, Split, Undo
 
 MAX_LABELER = 64
-# How many uses the newest version's segments are ahead of the oldest's: a newer policy shows
+# The newest version's segments are shown this many times as often as the oldest's: they show
 # more of what will be tuned, but old behaviour must stay in the comparison.
-NEWEST_AHEAD = 0.5
+NEWEST_RATIO = 2.0
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ def choose(
     Returns:
         Left and right segment id, or None when nothing new is left.
     """
-    jitter = {c.segment_id: generator.random() for c in candidates}
-    ordered = sorted(
-        candidates, key=lambda c: c.uses - NEWEST_AHEAD * c.newness + jitter[c.segment_id]
-    )
+    turn = {
+        c.segment_id: (c.uses + generator.random()) / (1 + (NEWEST_RATIO - 1) * c.newness)
+        for c in candidates
+    }
+    ordered = sorted(candidates, key=lambda c: turn[c.segment_id])
     for i, first in enumerate(ordered):
         for second in ordered[i + 1 :]:
             pair = [first.segment_id, second.segment_id]
@@ -118,7 +119,7 @@ def _candidates(session: Session, policy: str) -> dict[str, list[Candidate]]:
     uses: Counter[str] = Counter()
     for column in (Pair.left_segment_id, Pair.right_segment_id):
         counted = select(column, func.count()).where(Pair.policy == policy).group_by(column)
-        uses.update(dict(session.execute(counted).tuples().all()))
+        uses.update(dict(session.execute(counted).all()))
     rows = session.execute(
         select(Segment.segment_id, Segment.episode_id, Segment.policy_version, Segment.split)
         .where(Segment.policy == policy)
@@ -137,7 +138,7 @@ def _seen(session: Session, policy: str, labeler: str) -> set[frozenset[str]]:
     query = select(Pair.low_segment_id, Pair.high_segment_id).where(
         Pair.policy == policy, Pair.labeler == labeler
     )
-    return {frozenset(row) for row in session.execute(query).tuples()}
+    return {frozenset(row) for row in session.execute(query)}
 
 
 def _serve(

@@ -49,7 +49,7 @@ class Judgement:
 class Page:
     """Preferences with their pairs, and the token of the page after; empty on the last."""
 
-    preferences: list[tuple[Preference, Pair]]
+    preferences: Sequence[tuple[Preference, Pair]]
     next_token: str
 
 
@@ -231,7 +231,7 @@ def page(
     )
     if labeler:
         query = query.where(Preference.labeler == labeler)
-    rows = list(session.execute(query).tuples())
+    rows = list(session.execute(query))
     kept = rows[:size]
     if weigh:
         kept = kept[: _that_fit(session, kept)]
@@ -249,7 +249,7 @@ def _that_fit(session: Session, rows: Sequence[tuple[Preference, Pair]]) -> int:
     ids = {i for _, pair in rows for i in (pair.left_segment_id, pair.right_segment_id)}
     size = func.length(Segment.observations)
     query = select(Segment.segment_id, size).where(Segment.segment_id.in_(ids))
-    weights: dict[str, int] = dict(session.execute(query).tuples().all())
+    weights: dict[str, int] = dict(session.execute(query).all())
     total = 0
     for count, (_, pair) in enumerate(rows):
         total += weights.pop(pair.left_segment_id, 0) + weights.pop(pair.right_segment_id, 0)
@@ -267,7 +267,7 @@ def progress(session: Session, policy: str, labeler: str) -> Progress:
         .where(Preference.policy == policy, _stands())
         .group_by(Preference.choice)
     )
-    counts = dict(session.execute(by_choice).tuples().all())
+    counts = dict(session.execute(by_choice).all())
     held_out = standing.join(Pair, Pair.pair_id == Preference.pair_id).where(
         Pair.split == Split.HELD_OUT, Preference.choice != Choice.SKIP
     )
