@@ -1,0 +1,83 @@
+"""`tutelage act`: one decision by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tutelage import Decision
+
+DIGEST_SHOWN = 12
+
+
+# Without it the numbers of a state that are negative would be taken for options.
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("observation", nargs=-1, type=float, required=True)
+@click.option("--policy", default="", help="Its name; may be left out where there is just one.")
+@click.option("--version", type=click.IntRange(min=1), help="Pin a version.")
+@click.option("--alias", default="stable", show_default=True, help="Follow this alias.")
+@click.option("--sample", is_flag=True, help="Draw the action instead of taking the best.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Seed of the draw.")
+@click.option("--temperature", type=float, help="Flattens (> 1) or sharpens (< 1) the draw.")
+@click.option("--probabilities", is_flag=True, help="Show the probability of every action.")
+def act(
+    observation: tuple[float, ...],
+    policy: str,
+    version: int | None,
+    alias: str,
+    sample: bool,
+    seed: int | None,
+    temperature: float | None,
+    probabilities: bool,
+) -> None:
+    """Ask a policy what to do in a state, given as numbers.
+
+    For CartPole these are the cart's position and speed, and the pole's angle and speed.
+
+    \b
+    Examples:
+      tutelage act 0.1 0 -0.02 0 --policy cartpole
+      tutelage act 0 0 0 0 --probabilities
+      tutelage act 0 0 0 0 --sample --seed 7
+    """
+    from services.cli.connections import inference
+
+    if seed is not None and not sample:
+        raise click.UsageError("--seed means something only with --sample")
+    with inference() as client:
+        decision = client.act(
+            observation,
+            policy=policy,
+            version=version or 0,
+            alias=alias,
+            sample=sample,
+            seed=seed,
+            temperature=temperature,
+            probabilities=probabilities,
+        )
+        names = client.policy(policy).spec.action.names
+    for name, value in facts(decision, names):
+        click.echo(f"{name:<16} {value}")
+
+
+def facts(decision: Decision, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and values of a decision."""
+    lines = [
+        ("action", action_text(decision.action, names)),
+        ("version", f"{decision.version} (digest {decision.digest[:DIGEST_SHOWN]}…)"),
+        ("log-probability", f"{decision.log_probability:.6f}"),
+    ]
+    if decision.seed:
+        lines.append(("seed", str(decision.seed)))
+    if decision.probabilities is not None:
+        every = enumerate(decision.probabilities)
+        lines += [(f"P({action_text(i, names)})", f"{p:.6f}") for i, p in every]
+    return lines
+
+
+def action_text(action: int, names: Sequence[str]) -> str:
+    """`1 (right)`, or `1` where actions have no names."""
+    return f"{action} ({names[action]})" if action < len(names) else str(action)
