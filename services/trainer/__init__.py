@@ -1,0 +1,1 @@
+"""Trains policies and publishes them. The only service that imports torch."""

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.spec import PolicySpec
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
 
 class Evaluation(BaseModel):
     """Greedy episodes on seeds that training did not use; returns are undiscounted."""
@@ -22,7 +24,10 @@ class Evaluation(BaseModel):
 
 
 class PolicyManifest(BaseModel):
-    """policy.json: what a version is, where it came from, and the digest of its model."""
+    """policy.json: what a version is, where it came from, and the digest of its model.
+
+    `files` names what else stands beside the model, such as weights to train on from, by digest.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -36,7 +41,8 @@ class PolicyManifest(BaseModel):
     evaluation: Evaluation
     reward_model_version: Annotated[int, Field(ge=0)] = 0
     git_commit: str = ""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
+    files: dict[str, Sha256] = {}
     published_at: datetime
 
 

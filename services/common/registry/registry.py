@@ -6,6 +6,7 @@ Layout, on any fsspec path, readable by Triton as it stands:
     <policy>/aliases.json
     <policy>/<version>/model.onnx
     <policy>/<version>/policy.json
+    <policy>/<version>/…          what else the publisher put there, named in policy.json
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -77,7 +78,11 @@ class PolicyRegistry:
         return sorted(n for n in numbers if self._store.exists(f"{policy}/{n}"))
 
     def publish(
-        self, policy: str, model: bytes, describe: Callable[[int, str], PolicyManifest]
+        self,
+        policy: str,
+        model: bytes,
+        describe: Callable[[int, str], PolicyManifest],
+        extra: Mapping[str, bytes] | None = None,
     ) -> PolicyManifest:
         """Add a version; it is there whole or not at all. No alias moves.
 
@@ -86,12 +91,13 @@ class PolicyRegistry:
 
         Args:
             describe: given the version number and model's digest, its manifest.
+            extra: more files to keep beside the model, by name.
 
         Raises:
             StorageFull: when the disk is full; nothing is published then.
         """
         check_name(policy, "policy name")
-        digest = hashlib.sha256(model).hexdigest()
+        digest = _sha256(model)
         existing = self.versions(policy)
         if existing:
             last = self.manifest(policy, existing[-1])
@@ -101,8 +107,10 @@ class PolicyRegistry:
         version = existing[-1] if existing else 0
         while True:
             version += 1
-            manifest = describe(version, digest)
-            files = {MODEL: model, MANIFEST: _json(manifest.model_dump(mode="json"))}
+            digests = {name: _sha256(content) for name, content in (extra or {}).items()}
+            manifest = describe(version, digest).model_copy(update={"files": digests})
+            content = _json(manifest.model_dump(mode="json"))
+            files = {MODEL: model, **(extra or {}), MANIFEST: content}
             if version == 1:
                 self._write_configuration(policy, manifest)
             if self._store.create(f"{policy}/{version}", files):
@@ -136,13 +144,28 @@ class PolicyRegistry:
             model = self._store.read(f"{policy}/{version}/{MODEL}")
         except NotFound:
             raise ModelRejected(f"{policy}/{version}/{MODEL} is missing") from None
-        digest = hashlib.sha256(model).hexdigest()
+        digest = _sha256(model)
         if digest != manifest.sha256:
             raise ModelRejected(
                 f"{policy}/{version}/{MODEL} has digest {digest[:12]}…, "
                 f"{MANIFEST} expects {manifest.sha256[:12]}…: the file is damaged or was changed"
             )
         return PublishedVersion(manifest, model)
+
+    def load_file(self, manifest: PolicyManifest, name: str) -> bytes:
+        """A file that was published beside the model.
+
+        Raises:
+            NotFound: when the version has no such file.
+            DataCorrupted: when its bytes are not those that were published.
+        """
+        path = f"{manifest.policy}/{manifest.version}/{name}"
+        if name not in manifest.files:
+            raise NotFound(f"{path} was not published")
+        content = self._store.read(path)
+        if _sha256(content) != manifest.files[name]:
+            raise DataCorrupted(f"{path} is damaged or was changed: its digest differs")
+        return content
 
     def aliases(self, policy: str) -> dict[str, AliasState]:
         """Every alias of a policy; empty when it has none.
@@ -215,6 +238,10 @@ class PolicyRegistry:
         return f"no policy {policy!r}; " + (
             f"there are: {', '.join(known)}" if known else "none has been published yet"
         )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _origin(manifest: PolicyManifest) -> tuple[str, int, str]:

@@ -29,6 +29,7 @@ STATUS: dict[type[errors.TutelageError], int] = {
     errors.ResourceExhausted: code_pb2.RESOURCE_EXHAUSTED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
     errors.DataCorrupted: code_pb2.DATA_LOSS,
+    errors.TutelageError: code_pb2.UNKNOWN,
 }
 CALLS = Counter(
     "grpc_server_handled_total",

@@ -1,0 +1,97 @@
+"""Steps vectorised environments and makes transitions of what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import VectorEnv
+
+from services.common.replay.schema import ReplaySchema, Rows
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Actions `(N,)` and the log-probabilities `(N,)` with which they were chosen."""
+
+    actions: npt.NDArray[np.int64]
+    log_probabilities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An ended episode: undiscounted return and number of steps."""
+
+    episode_return: float
+    length: int
+
+
+Act = Callable[[Array], Choice]
+
+
+class Collector:
+    """Steps N environments with a policy. Environments go on where the last call left them.
+
+    Args:
+        envs: in NEXT_STEP autoreset mode.
+        schema: of the rows to make.
+        seed: of the environments.
+        first_episode: id of the first episode; ids count up from it.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv[Any, Any, Any],
+        schema: ReplaySchema,
+        seed: int,
+        first_episode: int = 0,
+    ) -> None:
+        self._envs, self._schema = envs, schema
+        count = envs.num_envs
+        self.observations: Array = envs.reset(seed=seed)[0]
+        self._ended = np.zeros(count, dtype=bool)
+        self._steps = np.zeros(count, dtype=np.int64)
+        self._returns = np.zeros(count)
+        self._episode_ids = first_episode + np.arange(count)
+        self.next_episode = first_episode + count
+
+    def step(self, act: Act, policy_version: int = 0) -> tuple[Rows, list[Episode]]:
+        """One step of each environment.
+
+        Returns:
+            the transitions, at most N (an environment that is being reset has none), and the
+            episodes that ended.
+        """
+        choice = act(self.observations)
+        following, rewards, terminated, truncated, _ = self._envs.step(choice.actions)
+        live = ~self._ended
+        rows = self._schema.empty(len(live))
+        rows["observation"] = self.observations
+        rows["action"] = choice.actions
+        rows["reward"] = rewards
+        rows["terminated"], rows["truncated"] = terminated, truncated
+        rows["next_observation"] = following
+        rows["episode_id"], rows["step"] = self._episode_ids, self._steps
+        rows["policy_version"] = policy_version
+        rows["log_probability"] = choice.log_probabilities
+        self._returns[live] += rewards[live]
+        self._steps[live] += 1
+        ended = live & (terminated | truncated)
+        episodes = [
+            Episode(float(self._returns[i]), int(self._steps[i])) for i in np.flatnonzero(ended)
+        ]
+        self._begin_episodes(np.flatnonzero(ended))
+        self._ended = ended
+        self.observations = following
+        return rows[live], episodes
+
+    def _begin_episodes(self, which: npt.NDArray[np.intp]) -> None:
+        self._returns[which] = 0
+        self._steps[which] = 0
+        self._episode_ids[which] = self.next_episode + np.arange(len(which))
+        self.next_episode += len(which)

@@ -1,0 +1,302 @@
+"""A run is a configuration and a seed. Unknown keys are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from services.common.errors import InvalidConfig
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+PRESETS = resources.files("services.trainer") / "presets"
+
+
+class Strict(BaseModel):
+    """A part of a configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EnvironmentConfig(Strict):
+    """Which environment, and how many copies are stepped at once."""
+
+    id: Annotated[str, Field(description="Gymnasium id, such as CartPole-v1.")]
+    num_envs: Positive = 8
+    kwargs: dict[str, Any] = {}
+
+
+class NetworkConfig(Strict):
+    """A multilayer perceptron."""
+
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 64)
+    layer_norm: bool = False
+    observation_scale: Annotated[
+        tuple[PositiveFloat, ...],
+        Field(description="Divides each observation element; empty: as they come."),
+    ] = ()
+
+
+class ReplayConfig(Strict):
+    """The replay in Redis; its name is the run's unless given."""
+
+    capacity: Positive = 100_000
+    min_replay_size: Positive = 1_000
+    chunk_rows: Annotated[Positive, Field(description="Least rows appended at once.")] = 16
+    name: str = ""
+
+
+class EvaluationConfig(Strict):
+    """When the greedy policy is judged, and what happens then.
+
+    A version is published when its evaluation beats the last published one of the run by
+    `publish_margin` times the range of returns seen. At `goal_return` it is confirmed on
+    `confirm_episodes` fresh episodes, and the run is done.
+    """
+
+    period: Annotated[Positive, Field(description="Environment steps between evaluations.")] = 2_500
+    episodes: Positive = 20
+    confirm_episodes: Positive = 100
+    goal_return: float | None = None
+    publish_margin: Share = 0.1
+
+
+class CheckpointConfig(Strict):
+    """How often a run makes its state durable, and how many states it keeps."""
+
+    period: Annotated[Positive, Field(description="Environment steps between checkpoints.")] = 5_000
+    keep: Positive = 3
+
+
+class EpsilonConfig(Strict):
+    """ε-greedy exploration.
+
+    ε decays exponentially from `start` to `end` with the number of environment steps, with
+    time constant `decay`. With `spread` above 1, environment i of N acts with
+    ε^(1 + i/(N-1)·(spread - 1)), so that some explore and others see how far the greedy policy
+    gets (Horgan et al. 2018, Ape-X).
+    """
+
+    start: Share = 1.0
+    end: Share = 0.05
+    decay: PositiveFloat = 1_000
+    spread: Annotated[float, Field(ge=1)] = 1.0
+
+
+class DQNConfig(Strict):
+    """Double DQN (van Hasselt et al. 2016) with n-step returns."""
+
+    total_env_steps: Positive = 50_000
+    learning_rate: PositiveFloat = 1e-3
+    batch_size: Positive = 64
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    n_step: Positive = 1
+    double: bool = True
+    huber_delta: PositiveFloat = 1.0
+    max_gradient_norm: PositiveFloat = 10.0
+    target_update_period: Annotated[Positive, Field(description="In updates.")] = 250
+    env_steps_per_update: PositiveFloat = 1.0
+    reward_scale: PositiveFloat = 1.0
+    epsilon: EpsilonConfig = EpsilonConfig()
+
+
+class PPOConfig(Strict):
+    """Proximal policy optimisation (Schulman et al. 2017), clipped."""
+
+    total_env_steps: Positive = 100_000
+    learning_rate: PositiveFloat = 1e-3
+    anneal_learning_rate: bool = True
+    rollout_steps: Annotated[Positive, Field(description="Per environment.")] = 32
+    epochs: Positive = 10
+    minibatch_size: Positive = 256
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    gae_lambda: Share = 0.8
+    clip_range: PositiveFloat = 0.2
+    value_coefficient: Annotated[float, Field(ge=0)] = 0.5
+    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    max_gradient_norm: PositiveFloat = 0.5
+
+
+class RunConfig(Strict):
+    """What every run has."""
+
+    policy: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    environment: EnvironmentConfig
+
+
+class TrainingConfig(RunConfig):
+    """What runs that train a policy share."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+class DQNRun(TrainingConfig):
+    """Trains with DQN through the Redis replay."""
+
+    algorithm: Literal["dqn"]
+    network: NetworkConfig = NetworkConfig()
+    replay: ReplayConfig = ReplayConfig()
+    dqn: DQNConfig = DQNConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> DQNRun:
+        if self.replay.min_replay_size > self.replay.capacity:
+            raise ValueError(
+                f"replay.min_replay_size {self.replay.min_replay_size} is never reached with "
+                f"replay.capacity {self.replay.capacity}"
+            )
+        return self
+
+
+class PPORun(TrainingConfig):
+    """Trains with PPO; rollouts stay in memory."""
+
+    algorithm: Literal["ppo"]
+    network: NetworkConfig = NetworkConfig()
+    ppo: PPOConfig = PPOConfig()
+
+
+class RecordingConfig(Strict):
+    """Segments of behaviour for people to compare.
+
+    Each episode acts with the policy, but for a share of steps drawn from [0, max_epsilon] for
+    the episode, at which one action, favoured for the episode, is taken: behaviour is varied
+    enough for preferences to teach something.
+    """
+
+    segments: Positive = 120
+    length: Positive = 50
+    per_episode: Annotated[Positive, Field(description="Most segments cut from an episode.")] = 4
+    max_epsilon: Share = 0.4
+
+
+class SegmentsRun(RunConfig):
+    """Records segments of a published policy and uploads them with their clips."""
+
+    algorithm: Literal["segments"]
+    aliases: Annotated[
+        tuple[Name, ...],
+        Field(min_length=1, description="Each episode is played by one of these, drawn evenly."),
+    ] = ("stable",)
+    recording: RecordingConfig = RecordingConfig()
+
+
+class RewardConfig(Strict):
+    """An ensemble of reward models fitted to preferences, and the gate it must pass."""
+
+    members: Positive = 5
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 64)
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    epochs: Positive = 200
+    label_noise: Share = 0.1
+    min_preferences: Positive = 50
+    min_accuracy: Share = 0.75
+    max_calibration_error: Share = 0.2
+    bins: Positive = 5
+
+
+class LeashConfig(Strict):
+    """KL control towards the deployed policy (Jaques et al. 2017; Fox et al. 2016).
+
+    temperature: weight of the leash, in units of reward: r' = r + τ·log π₀(a|s).
+    prior_temperature: π₀ = softmax(q₀ / prior_temperature).
+    """
+
+    temperature: PositiveFloat = 0.1
+    prior_temperature: PositiveFloat = 1.0
+
+
+class RLHFRun(TrainingConfig):
+    """Fits a reward model to the preferences and fine-tunes the deployed policy with it."""
+
+    algorithm: Literal["dqn-rlhf"]
+    base_alias: Name = "stable"
+    publish_alias: Name = "canary"
+    replay: ReplayConfig = ReplayConfig()
+    dqn: DQNConfig = DQNConfig()
+    reward: RewardConfig = RewardConfig()
+    leash: LeashConfig = LeashConfig()
+    environment_reward_weight: Annotated[float, Field(ge=0)] = 1.0
+    learned_reward_weight: Annotated[float, Field(ge=0)] = 1.0
+    pessimism: Annotated[
+        float, Field(ge=0, description="Standard deviations of the ensemble taken off.")
+    ] = 0.0
+    min_return: Annotated[
+        float, Field(description="Candidates that return less are not published.")
+    ] = 0.0
+
+
+AnyRun = Annotated[DQNRun | PPORun | SegmentsRun | RLHFRun, Field(discriminator="algorithm")]
+_ANY_RUN: TypeAdapter[DQNRun | PPORun | SegmentsRun | RLHFRun] = TypeAdapter(AnyRun)
+
+
+def preset_names() -> list[str]:
+    """Presets that come with the trainer, sorted."""
+    names = (entry.name for entry in PRESETS.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_preset(
+    name: str, overrides: Mapping[str, str] | None = None, seed: int | None = None
+) -> DQNRun | PPORun | SegmentsRun | RLHFRun:
+    """A preset with some values replaced.
+
+    Args:
+        overrides: YAML scalars by dotted key, such as {"dqn.learning_rate": "3e-4"}.
+
+    Raises:
+        InvalidConfig: for an unknown preset, an unknown key, or a value out of range, named.
+    """
+    if name not in preset_names():
+        raise InvalidConfig(f"no preset {name!r}; there are: {', '.join(preset_names())}")
+    content = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+    for key, text in (overrides or {}).items():
+        _override(content, key, text)
+    if seed is not None:
+        content["seed"] = seed
+    return parse(content, source=f"preset {name}")
+
+
+def parse(content: object, source: str) -> DQNRun | PPORun | SegmentsRun | RLHFRun:
+    """A configuration from plain data.
+
+    Raises:
+        InvalidConfig: naming each key that is wrong and why.
+    """
+    try:
+        return _ANY_RUN.validate_python(content)
+    except ValidationError as error:
+        problems = "; ".join(_problem(p["loc"], p["type"], p["msg"]) for p in error.errors())
+        raise InvalidConfig(f"{source}: {problems}") from None
+
+
+def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    key = ".".join(str(part) for part in location[1:]) or "algorithm"
+    return f"unknown key {key!r}" if kind == "extra_forbidden" else f"{key}: {message}"
+
+
+def _override(content: dict[str, Any], key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    part = content
+    for parent in parents:
+        part = part.setdefault(parent, {})
+        if not isinstance(part, dict):
+            raise InvalidConfig(f"override {key!r}: {parent!r} is a value, not a group of keys")
+    try:
+        part[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InvalidConfig(f"override {key!r}: {text!r} is not a YAML value") from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,81 @@
+"""How well a policy does when it stops exploring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.registry import Evaluation
+from services.trainer import environments
+from services.trainer.config import EnvironmentConfig
+
+Array = npt.NDArray[Any]
+Greedy = Callable[[Array], npt.NDArray[np.int64]]
+StepReward = Callable[[Array, npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Episodes played by a greedy policy.
+
+    returns: (episodes,) undiscounted.
+    mean_step_reward: mean over all steps of the extra reward asked for; NaN when none was.
+    observations: (n, *shape) some of what was seen, for parity checks.
+    """
+
+    returns: npt.NDArray[np.float64]
+    mean_step_reward: float
+    observations: Array
+
+    @property
+    def summary(self) -> Evaluation:
+        """Mean, lowest and highest return."""
+        return Evaluation(
+            episodes=len(self.returns),
+            mean_return=float(self.returns.mean()),
+            min_return=float(self.returns.min()),
+            max_return=float(self.returns.max()),
+        )
+
+
+def evaluate(
+    act: Greedy,
+    environment: EnvironmentConfig,
+    episodes: int,
+    seed: int,
+    step_reward: StepReward | None = None,
+) -> Judged:
+    """Play `episodes` episodes, one in each of as many environments.
+
+    One episode an environment, rather than the first so many to end, so that short episodes
+    are not favoured.
+
+    Args:
+        act: (episodes, *shape) → (episodes,)
+        seed: of the environments.
+        step_reward: an extra reward of observations and actions to average, such as a
+            learned one.
+    """
+    envs = environments.make(environment, num_envs=episodes)
+    try:
+        observations = envs.reset(seed=seed)[0]
+        returns = np.zeros(episodes)
+        live = np.ones(episodes, dtype=bool)
+        extra, steps, seen = 0.0, 0, []
+        while live.any():
+            actions = act(observations)
+            if step_reward is not None:
+                extra += float(step_reward(observations[live], actions[live]).sum())
+            steps += int(live.sum())
+            seen.append(observations[live][:4].copy())
+            observations, rewards, terminated, truncated, _ = envs.step(actions)
+            returns += np.where(live, rewards, 0)
+            live &= ~(terminated | truncated)
+    finally:
+        envs.close()
+    mean = extra / steps if step_reward is not None else float("nan")
+    return Judged(returns, mean, np.concatenate(seen))

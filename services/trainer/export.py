@@ -1,0 +1,111 @@
+"""From a torch network to an ONNX file that is known to say the same."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from services.common.errors import ModelRejected
+from services.common.spec import PolicySpec
+
+BATCHES = (1, 2, 7, 64)
+TOLERANCE = 1e-4
+
+
+class _WithGreedyAction(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        parameters = self.network(observation)  # (B, A)
+        return parameters, parameters.argmax(dim=1)  # (B,)
+
+
+def export(network: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) -> bytes:
+    """An ONNX model of the platform's signature, compared with the network.
+
+    Args:
+        network: (B, *observation) → (B, actions).
+        observations: (n ≥ 2, *shape) real ones, to trace and to compare with.
+
+    Raises:
+        ModelRejected: when ONNX Runtime's answers differ from torch's.
+    """
+    device = next(network.parameters()).device
+    module = _WithGreedyAction(network).eval()
+    sample = torch.as_tensor(observations[:2], device=device)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            module,
+            (sample,),
+            str(path),
+            input_names=["observation"],
+            output_names=[spec.distribution.value, "action"],
+            dynamic_shapes={"observation": {0: torch.export.Dim("batch", min=1)}},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        model = path.read_bytes()
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+    check_parity(model, module, spec, observations)
+    return model
+
+
+def check_parity(
+    model: bytes, module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]
+) -> None:
+    """Compare ONNX Runtime with torch in several batch sizes, extremes of the data included.
+
+    Raises:
+        ModelRejected: with the largest difference found.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    device = next(module.parameters()).device
+    for size in BATCHES:
+        batch = np.resize(_with_extremes(observations), (size, *spec.observation.shape))
+        ours, action = session.run(None, {"observation": batch})
+        with torch.no_grad():
+            theirs = module(torch.as_tensor(batch, device=device))[0].cpu().numpy()
+        scale = max(1.0, float(np.abs(theirs).max()))
+        difference = float(np.abs(ours - theirs).max()) / scale
+        if not difference <= TOLERANCE or (action != ours.argmax(axis=1)).any():
+            raise ModelRejected(
+                f"the exported model differs from the network by {difference:.2g} "
+                f"(relative) on a batch of {size}, expected at most {TOLERANCE:.0e}"
+            )
+
+
+def _with_extremes(observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    flat = observations.reshape(len(observations), -1)
+    ends = np.stack([flat.min(axis=0), flat.max(axis=0)])
+    return np.concatenate([ends.reshape(2, *observations.shape[1:]), observations])
+
+
+class _quiet:  # noqa: N801 - reads as a statement
+    """The exporter speaks of its own deprecations on every call; none concern the user."""
+
+    def __enter__(self) -> None:
+        self._level = logging.getLogger("torch.onnx").level
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: object) -> None:
+        self._warnings.__exit__(*error)  # type: ignore[arg-type]
+        logging.getLogger("torch.onnx").setLevel(self._level)

@@ -1,0 +1,87 @@
+"""Losses and their targets as pure functions. B is the batch, A the number of actions.
+
+Names follow rlax: `_tm1` is the step acted in, `_t` the step after it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def double_q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, selector_q_t: Tensor) -> Tensor:
+    """Targets of double Q-learning (van Hasselt et al. 2016, eq. 4).
+
+    Args:
+        r_t: (B,) rewards, summed over the n steps.
+        discount_t: (B,) γⁿ, 0 after a termination (not after a truncation).
+        q_t: (B, A) the target network's values of the next state.
+        selector_q_t: (B, A) the values that choose the action; q_t itself for plain DQN.
+
+    Returns:
+        (B,)
+    """
+    best = selector_q_t.argmax(dim=1, keepdim=True)  # (B, 1)
+    return r_t + discount_t * q_t.gather(1, best).squeeze(1)
+
+
+def soft_q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, temperature: float) -> Tensor:
+    """Targets of soft Q-learning: the next state is worth τ·log Σ exp(q/τ) (Fox et al. 2016).
+
+    With rewards r + τ·log π₀(a|s) it is KL control towards π₀ (Jaques et al. 2017, Ψ-learning).
+
+    Args:
+        r_t: (B,)
+        discount_t: (B,)
+        q_t: (B, A)
+        temperature: τ > 0, in units of reward.
+
+    Returns:
+        (B,)
+    """
+    return r_t + discount_t * temperature * torch.logsumexp(q_t / temperature, dim=1)
+
+
+def td_loss(q_tm1: Tensor, a_tm1: Tensor, target: Tensor, delta: float) -> Tensor:
+    """Mean Huber loss of the chosen actions' values: quadratic within ±delta, linear outside.
+
+    Args:
+        q_tm1: (B, A)
+        a_tm1: (B,) int64
+        target: (B,), no gradient flows into it.
+
+    Returns:
+        scalar
+    """
+    chosen = q_tm1.gather(1, a_tm1.unsqueeze(1)).squeeze(1)  # (B,)
+    return functional.huber_loss(chosen, target.detach(), delta=delta)
+
+
+def clipped_policy_loss(
+    log_probability: Tensor, old_log_probability: Tensor, advantage: Tensor, clip_range: float
+) -> Tensor:
+    """PPO's clipped surrogate, to be minimised (Schulman et al. 2017, eq. 7). All (B,)."""
+    ratio = torch.exp(log_probability - old_log_probability)
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantage, clipped * advantage).mean()
+
+
+def preference_log_likelihood(
+    left: Tensor, right: Tensor, log_tie: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of left, right and tie: Bradley-Terry with ties (Davidson 1970).
+
+    P(left) : P(right) : P(tie) = e^left : e^right : ν·e^((left+right)/2)
+
+    Args:
+        left, right: (...) utilities of the two segments.
+        log_tie: log ν, which broadcasts to them; larger makes ties more likely.
+
+    Returns:
+        three tensors (...)
+    """
+    tie = log_tie + (left + right) / 2
+    scores = torch.stack([left, right, tie.expand_as(left)], dim=0)  # (3, ...)
+    log_left, log_right, log_both = torch.log_softmax(scores, dim=0)
+    return log_left, log_right, log_both

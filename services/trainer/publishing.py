@@ -1,0 +1,199 @@
+"""Which of a run's policies are published: those that evaluation shows to be better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from services.common.errors import NotFound
+from services.common.registry import Evaluation, PolicyManifest
+from services.common.spec import PolicySpec
+from services.trainer.config import TrainingConfig
+from services.trainer.environments import seed_from
+from services.trainer.evaluate import Greedy, Judged, StepReward, evaluate
+from services.trainer.export import export
+from services.trainer.networks import QNetwork
+from services.trainer.resources import Resources
+from services.trainer.runs.session import RunSession
+from services.trainer.weights import WEIGHTS, save_weights
+
+STABLE = "stable"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a published version says of where it came from."""
+
+    run_id: str
+    algorithm: str
+    spec: PolicySpec
+    reward_model_version: int = 0
+
+
+def publish(
+    network: nn.Module,
+    config: TrainingConfig,
+    identity: Identity,
+    judged: Judged,
+    env_steps: int,
+    resources: Resources,
+) -> PolicyManifest:
+    """Export the network and add it to the repository; no alias moves.
+
+    Raises:
+        ModelRejected: when the export is not the network.
+        StorageFull: when the disk is full.
+    """
+    model = export(network, identity.spec, judged.observations)
+
+    def describe(version: int, digest: str) -> PolicyManifest:
+        return PolicyManifest(
+            policy=config.policy,
+            version=version,
+            spec=identity.spec,
+            algorithm=identity.algorithm,
+            run_id=identity.run_id,
+            env_steps=env_steps,
+            evaluation=judged.summary,
+            reward_model_version=identity.reward_model_version,
+            git_commit=resources.git_commit,
+            sha256=digest,
+            published_at=datetime.now(UTC),
+        )
+
+    weights = {WEIGHTS: save_weights(network)} if isinstance(network, QNetwork) else {}
+    return resources.registry.publish(config.policy, model, describe, weights)
+
+
+class Publisher:
+    """Evaluates a run's policy as it learns, and publishes it when it got better.
+
+    `stable` moves to a version whose evaluation is at least that of the version it points
+    at, so that a new run never replaces a good policy by a worse one.
+    """
+
+    def __init__(
+        self,
+        session: RunSession,
+        config: TrainingConfig,
+        identity: Identity,
+        resources: Resources,
+        generator: np.random.Generator,
+    ) -> None:
+        self._session, self._config = session, config
+        self._identity, self._resources = identity, resources
+        self._generator = generator
+        self._published = -math.inf
+        self._lowest = math.inf
+
+    def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
+        """Evaluate; publish if it is worth it. True when the run's goal is reached."""
+        settings = self._config.evaluation
+        judged = self._judge(act, settings.episodes, env_steps)
+        goal = settings.goal_return
+        if goal is not None and judged.summary.mean_return >= goal:
+            judged = self._judge(act, settings.confirm_episodes, env_steps)
+            if judged.summary.mean_return >= goal:
+                self._publish(network, judged, env_steps)
+                return True
+        if self._is_better(judged.summary):
+            self._publish(network, judged, env_steps)
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+        finite = math.isfinite(self._published)
+        return {
+            "published": self._published if finite else None,
+            "lowest": self._lowest if math.isfinite(self._lowest) else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._published = -math.inf if state["published"] is None else state["published"]
+        self._lowest = math.inf if state["lowest"] is None else state["lowest"]
+
+    def _judge(self, act: Greedy, episodes: int, env_steps: int) -> Judged:
+        seed = seed_from(self._generator)
+        judged = evaluate(act, self._config.environment, episodes, seed)
+        self._session.evaluated(env_steps, judged.summary)
+        return judged
+
+    def _is_better(self, evaluation: Evaluation) -> bool:
+        self._lowest = min(self._lowest, evaluation.mean_return)
+        span = max(self._published, evaluation.mean_return) - self._lowest
+        margin = self._config.evaluation.publish_margin * span
+        return evaluation.mean_return > self._published + margin
+
+    def _publish(self, network: nn.Module, judged: Judged, env_steps: int) -> None:
+        manifest = publish(
+            network, self._config, self._identity, judged, env_steps, self._resources
+        )
+        self._published = judged.summary.mean_return
+        policy, registry = self._config.policy, self._resources.registry
+        moved = _deserves_stable(manifest, self._stable_manifest())
+        if moved:
+            registry.set_alias(policy, STABLE, manifest.version)
+        self._session.published(policy, manifest.version, STABLE if moved else "", manifest.sha256)
+
+    def _stable_manifest(self) -> PolicyManifest | None:
+        policy, registry = self._config.policy, self._resources.registry
+        state = registry.aliases(policy).get(STABLE)
+        try:
+            return registry.manifest(policy, state.version) if state else None
+        except NotFound:
+            return None
+
+
+def _deserves_stable(new: PolicyManifest, stable: PolicyManifest | None) -> bool:
+    return stable is None or new.evaluation.mean_return >= stable.evaluation.mean_return
+
+
+class FineTuningPublisher:
+    """Keeps the candidate that people's learned reward likes best and that still does its task.
+
+    Only the environment's return and the learned reward are looked at. The best candidate is
+    published at the end, under an alias of its own, for people to compare before promotion.
+    """
+
+    def __init__(
+        self,
+        session: RunSession,
+        config: TrainingConfig,
+        min_return: float,
+        step_reward: StepReward,
+        generator: np.random.Generator,
+        copy_network: Callable[[nn.Module], nn.Module],
+    ) -> None:
+        self._session, self._config = session, config
+        self._min_return, self._step_reward = min_return, step_reward
+        self._generator, self._copy = generator, copy_network
+        self.best: tuple[float, nn.Module, Judged, int] | None = None
+
+    def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
+        """Evaluate, and keep the candidate if it is the best so far. Never ends the run."""
+        judged = evaluate(
+            act,
+            self._config.environment,
+            self._config.evaluation.episodes,
+            seed_from(self._generator),
+            self._step_reward,
+        )
+        self._session.evaluated(env_steps, judged.summary, judged.mean_step_reward)
+        good = judged.summary.mean_return >= self._min_return
+        if good and (self.best is None or judged.mean_step_reward > self.best[0]):
+            self.best = (judged.mean_step_reward, self._copy(network), judged, env_steps)
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: after a resume, candidates are looked for again."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `state`."""

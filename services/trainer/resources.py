@@ -1,0 +1,42 @@
+"""What the trainer's process hands to its runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import redis
+import torch
+
+from services.common.registry import PolicyRegistry
+from services.common.replay import connect
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Addresses of the peers, and where things are kept.
+
+    redis_url: the replay's Redis.
+    registry: the policy repository.
+    inference_address, feedback_address: host:port of the services.
+    reward_models: folder of fitted reward models.
+    git_commit: of this code; empty when unknown.
+    """
+
+    redis_url: str
+    registry: PolicyRegistry
+    inference_address: str
+    feedback_address: str
+    reward_models: Path
+    git_commit: str = ""
+
+    @cached_property
+    def redis(self) -> redis.Redis:
+        """A client of the replay's Redis, connected on first use."""
+        return connect(self.redis_url)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """CUDA where there is one, else the CPU."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""Reward models: what people prefer, as a number for each step."""

@@ -1,0 +1,1 @@
+"""Runs: their folders, their history, what executes them, and the queue."""

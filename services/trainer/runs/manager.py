@@ -1,0 +1,205 @@
+"""The queue of runs: a process a run, so many at a time; crashed ones are taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from prometheus_client import Gauge
+
+from services.common.errors import PreconditionFailed
+from services.common.leash import leashed
+from services.trainer.config import load_preset
+from services.trainer.runs.history import HistoryWriter
+from services.trainer.runs.store import ENDED, RunFolder, RunStore, RunView
+from tutelage.v1 import training_pb2 as pb
+
+log = structlog.get_logger()
+POLL_S = 0.2
+MAX_CRASHES = 3
+UNFINISHED = (pb.RUN_STATUS_QUEUED, pb.RUN_STATUS_RUNNING)
+RUNS = Gauge("tutelage_trainer_runs", "Runs by status.", ["status"])
+
+
+@dataclass
+class _Crashes:
+    """Deaths in a row without a new checkpoint."""
+
+    count: int = 0
+    checkpoint: int = 0
+
+    def add(self, checkpoint: int) -> int:
+        self.count = 1 if checkpoint > self.checkpoint else self.count + 1
+        self.checkpoint = checkpoint
+        return self.count
+
+
+@dataclass
+class RunManager:
+    """Owns the runs below a folder. Made and used on one event loop, in the main thread:
+    workers die with the thread that started them.
+
+    Args:
+        store: where runs are kept.
+        parallel_runs: how many are at work at once.
+    """
+
+    store: RunStore
+    parallel_runs: int = 1
+    _views: dict[str, RunView] = field(default_factory=dict)
+    _workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _crashes: dict[str, _Crashes] = field(default_factory=dict)
+    _closing: bool = False
+
+    def start(
+        self, preset: str, overrides: Mapping[str, str], seed: int | None, request_id: str
+    ) -> pb.Run:
+        """Queue a run; the same request_id gives the same run.
+
+        Raises:
+            InvalidConfig: when preset, override or seed cannot be run.
+        """
+        if request_id:
+            for view in self._all():
+                if view.request_id == request_id:
+                    return view.refresh()
+        config = load_preset(preset, overrides, seed)
+        folder = self.store.create(preset, config, request_id)
+        log.info("run queued", run_id=folder.run_id)
+        return self._view(folder).refresh()
+
+    def get(self, run_id: str) -> pb.Run:
+        """A run's state.
+
+        Raises:
+            NotFound: when there is no such run.
+        """
+        return self._view(self.store.get(run_id)).refresh()
+
+    def newest_first(self, policy: str = "") -> list[pb.Run]:
+        """Runs, newest first, of one policy or all."""
+        runs = [view.refresh() for view in self._all()]
+        return [run for run in reversed(runs) if not policy or run.policy == policy]
+
+    async def stop(self, run_id: str) -> pb.Run:
+        """Have a run save a checkpoint and stop; returns once it has.
+
+        Raises:
+            NotFound: when there is no such run.
+            PreconditionFailed: when it has ended, or a process of somebody else runs it.
+        """
+        view = self._view(self.store.get(run_id))
+        run = view.refresh()
+        if run.status in ENDED:
+            raise PreconditionFailed(f"run {run_id} is not at work, it has ended")
+        worker = self._workers.get(run_id)
+        if worker is None:
+            with view.folder.locked():
+                _write_status(view.folder, pb.RUN_STATUS_STOPPED)
+            return view.refresh()
+        worker.send_signal(signal.SIGINT)
+        await self._gone(run_id)
+        return view.refresh()
+
+    def resume(self, run_id: str) -> pb.Run:
+        """Queue a stopped or failed run again.
+
+        Raises:
+            NotFound: when there is no such run.
+            PreconditionFailed: when it is queued, running or succeeded.
+        """
+        view = self._view(self.store.get(run_id))
+        run = view.refresh()
+        if run.status not in (pb.RUN_STATUS_STOPPED, pb.RUN_STATUS_FAILED):
+            name = pb.RunStatus.Name(run.status).removeprefix("RUN_STATUS_").lower()
+            raise PreconditionFailed(
+                f"run {run_id} is {name}; only stopped and failed runs are resumed"
+            )
+        with view.folder.locked():
+            _write_status(view.folder, pb.RUN_STATUS_QUEUED)
+        self._crashes.pop(run_id, None)
+        return view.refresh()
+
+    async def work(self) -> None:
+        """Start queued runs and look after running ones, until `close`."""
+        while not self._closing:
+            self._reap()
+            self._fill()
+            await asyncio.sleep(POLL_S)
+
+    async def close(self, timeout_s: float) -> None:
+        """Have every worker save a checkpoint and end; the next start takes its run up again."""
+        self._closing = True
+        for worker in self._workers.values():
+            worker.send_signal(signal.SIGTERM)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self._workers and asyncio.get_running_loop().time() < deadline:
+            self._reap()
+            await asyncio.sleep(POLL_S / 4)
+        for worker in self._workers.values():
+            worker.kill()
+            worker.wait()
+
+    async def _gone(self, run_id: str) -> None:
+        while run_id in self._workers:  # noqa: ASYNC110 - `work` polls processes anyway
+            await asyncio.sleep(POLL_S / 2)
+
+    def _reap(self) -> None:
+        for run_id, worker in list(self._workers.items()):
+            code = worker.poll()
+            if code is None:
+                continue
+            del self._workers[run_id]
+            view = self._views[run_id]
+            if view.refresh().status == pb.RUN_STATUS_RUNNING:
+                self._crashed(view, code)
+
+    def _crashed(self, view: RunView, code: int) -> None:
+        run = view.refresh()
+        cause = f"signal {-code}" if code < 0 else f"exit code {code}"
+        count = self._crashes.setdefault(run.run_id, _Crashes()).add(run.checkpoint_env_steps)
+        if count >= MAX_CRASHES:
+            reason = f"its process died {count} times without a new checkpoint ({cause})"
+            _write_status(view.folder, pb.RUN_STATUS_FAILED, reason)
+        else:
+            _write_status(view.folder, pb.RUN_STATUS_QUEUED, f"its process died ({cause})")
+        log.warning("run's process died", run_id=run.run_id, cause=cause, deaths=count)
+
+    def _fill(self) -> None:
+        states = [(view, view.refresh()) for view in self._all()]
+        for status in pb.RunStatus.values():
+            name = pb.RunStatus.Name(status).removeprefix("RUN_STATUS_").lower()
+            RUNS.labels(name).set(sum(run.status == status for _, run in states))
+        for view, run in states:
+            if len(self._workers) >= self.parallel_runs:
+                return
+            waiting = run.status in UNFINISHED and run.run_id not in self._workers
+            # A run that is locked is at work elsewhere, such as in `tutelage train`.
+            if waiting and not view.folder.is_locked():
+                self._launch(view.folder)
+
+    def _launch(self, folder: RunFolder) -> None:
+        command = [sys.executable, "-m", "services.trainer", "run", folder.run_id]
+        process = subprocess.Popen(leashed(command), start_new_session=True)
+        self._workers[folder.run_id] = process
+        log.info("run started", run_id=folder.run_id, pid=process.pid)
+
+    def _all(self) -> list[RunView]:
+        return [self._view(folder) for folder in self.store.all()]
+
+    def _view(self, folder: RunFolder) -> RunView:
+        if folder.run_id not in self._views:
+            self._views[folder.run_id] = RunView(folder)
+        return self._views[folder.run_id]
+
+
+def _write_status(folder: RunFolder, status: pb.RunStatus.ValueType, reason: str = "") -> None:
+    history = HistoryWriter(folder.history)
+    change = pb.RunStatusChanged(status=status, reason=reason)
+    history.write(pb.RunEvent(status_changed=change), durable=True)
+    history.close()

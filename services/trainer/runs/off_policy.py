@@ -1,0 +1,217 @@
+"""The off-policy loop: collect, append, mirror, learn, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from services.common.errors import ReplayUnavailable, StorageFull
+from services.common.replay import (
+    ReplayMirror,
+    ReplayProducer,
+    ReplaySchema,
+    ReplayStore,
+    patiently,
+)
+from services.common.replay.mirror import Relabel
+from services.common.replay.schema import Rows
+from services.common.spec import PolicySpec
+from services.trainer import environments
+from services.trainer.algorithms.dqn import DQNLearner, epsilon_greedy
+from services.trainer.checkpoint import Checkpoint, CheckpointStore
+from services.trainer.collector import Choice, Collector
+from services.trainer.config import DQNRun, RLHFRun
+from services.trainer.divergence import check_finite
+from services.trainer.evaluate import Greedy
+from services.trainer.resources import Resources
+from services.trainer.runs.session import RunSession
+from services.trainer.schedules import epsilons
+
+
+class Judge(Protocol):
+    """Decides what becomes of the policy as it learns; see services.trainer.publishing."""
+
+    def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
+        """Evaluate; True when the run's goal is reached."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an off-policy run is put together from."""
+
+    session: RunSession
+    resources: Resources
+    run_id: str
+    attempt: int
+    spec: PolicySpec
+    learner: DQNLearner
+    judge: Judge
+    checkpoints: CheckpointStore
+    generator: np.random.Generator
+    relabel: Relabel | None = None
+
+
+class OffPolicyRun:
+    """One run of DQN through the Redis replay."""
+
+    def __init__(self, config: DQNRun | RLHFRun, parts: Parts) -> None:
+        self._config, self._parts = config, parts
+        self.env_steps = 0
+        self._updates_due = 0.0
+        store = self._patiently(lambda: _open_replay(config, parts))
+        self._producer = ReplayProducer(store)
+        self._mirror = ReplayMirror(store, parts.relabel)
+        self._restore()
+        self._patiently(self._mirror.sync)
+        self._collector = Collector(
+            environments.make(config.environment),
+            store.schema,
+            seed=environments.seed_from(parts.generator),
+            # Ids of an attempt that a crash cut short must not come again.
+            first_episode=parts.attempt << 32,
+        )
+
+    def run(self) -> bool:
+        """Train to the goal, to the end, or until asked to stop; True when it is finished."""
+        config, session = self._config, self._parts.session
+        total = config.dqn.total_env_steps
+        evaluation_due = self._next(config.evaluation.period)
+        checkpoint_due = self._next(config.checkpoint.period)
+        while self.env_steps < total:
+            if session.should_stop:
+                self.save()
+                return False
+            self._step()
+            session.progress("training", self.env_steps, total, "env steps")
+            if self.env_steps >= evaluation_due:
+                evaluation_due = self._next(config.evaluation.period)
+                if self._evaluate():
+                    return True
+            if self.env_steps >= checkpoint_due:
+                checkpoint_due = self._next(config.checkpoint.period)
+                self.save()
+        self._evaluate()
+        return True
+
+    def save(self) -> None:
+        """Make the state durable."""
+        parts = self._parts
+        state = {
+            "updates": parts.learner.updates,
+            "updates_due": self._updates_due,
+            "episodes": parts.session.episodes,
+            "generator": parts.generator.bit_generator.state,
+            "judge": parts.judge.state(),
+        }
+        parts.checkpoints.save(Checkpoint(self.env_steps, parts.learner.tensors(), state))
+        parts.session.checkpoint_saved(self.env_steps)
+
+    def _restore(self) -> None:
+        parts = self._parts
+        checkpoint = parts.checkpoints.load_newest()
+        if checkpoint is None:
+            return
+        state = checkpoint.state
+        parts.learner.restore(checkpoint.tensors, state["updates"])
+        parts.generator.bit_generator.state = state["generator"]
+        parts.judge.restore(state["judge"])
+        parts.session.episodes = state["episodes"]
+        self._updates_due = state["updates_due"]
+        self.env_steps = checkpoint.env_steps
+        parts.session.say(f"resumed at {self.env_steps} env steps")
+
+    def _step(self) -> None:
+        rows = self._collect()
+        self._patiently(lambda: self._producer.append(rows))
+        self._patiently(self._mirror.sync)
+        if self._mirror.size < self._config.replay.min_replay_size:
+            return
+        self._updates_due += len(rows) / self._config.dqn.env_steps_per_update
+        while self._updates_due >= 1:
+            self._updates_due -= 1
+            self._learn()
+
+    def _collect(self) -> Rows:
+        chunks, count = [], 0
+        while count < self._config.replay.chunk_rows:
+            rows, episodes = self._collector.step(self._act)
+            chunks.append(rows)
+            count += len(rows)
+            self.env_steps += len(rows)
+            for episode in episodes:
+                self._parts.session.episode(self.env_steps, episode.episode_return, episode.length)
+        return np.concatenate(chunks)
+
+    def _act(self, observations: npt.NDArray[Any]) -> Choice:
+        values = self._parts.learner.q_values(observations)
+        return epsilon_greedy(values, self._epsilons(), self._parts.generator)
+
+    def _epsilons(self) -> npt.NDArray[np.float64]:
+        config = self._config
+        return epsilons(self.env_steps, config.dqn.epsilon, config.environment.num_envs)
+
+    def _learn(self) -> None:
+        dqn, parts = self._config.dqn, self._parts
+        batch = self._mirror.sample_n_step(
+            dqn.batch_size, parts.generator, dqn.n_step, dqn.discount
+        )
+        figures = parts.learner.update(batch)
+        if figures:
+            check_finite(figures, parts.checkpoints.steps())
+            figures["epsilon"] = float(self._epsilons().mean())
+            figures["replay_size"] = float(self._mirror.size)
+            parts.session.metrics(self.env_steps, figures)
+
+    def _evaluate(self) -> bool:
+        learner = self._parts.learner
+        return self._parts.judge.consider(learner.network, learner.greedy, self.env_steps)
+
+    def _next(self, period: int) -> int:
+        return (self.env_steps // period + 1) * period
+
+    def _patiently(self, operation: Any) -> Any:
+        session = self._parts.session
+        return patiently(
+            operation, on_wait=session.waiting, should_stop=lambda: session.should_stop
+        )
+
+
+def run(config: DQNRun | RLHFRun, parts: Parts) -> bool:
+    """Train until finished (True) or asked to stop (False), waiting for a replay that is away.
+
+    Rows that the replay had not acknowledged when the run was stopped are not part of it.
+    """
+    try:
+        loop = OffPolicyRun(config, parts)
+    except (ReplayUnavailable, StorageFull):
+        if parts.session.should_stop:
+            return False
+        raise
+    try:
+        return loop.run()
+    except (ReplayUnavailable, StorageFull):
+        if not parts.session.should_stop:
+            raise
+        loop.save()
+        return False
+
+
+def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> ReplayStore:
+    observation = parts.spec.observation
+    schema = ReplaySchema.transitions(observation.shape, observation.dtype)
+    name = config.replay.name or parts.run_id
+    return ReplayStore(parts.resources.redis, name, schema, config.replay.capacity)
