@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -98,7 +99,7 @@ def random_layers(sizes: Sequence[int], seed: int = 0) -> list[tuple[np.ndarray,
             (generator.normal(size=(m, n)) / np.sqrt(m)).astype(np.float32),
             generator.normal(size=n).astype(np.float32),
         )
-        for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+        for m, n in itertools.pairwise(sizes)
     ]
 
 
