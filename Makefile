@@ -16,11 +16,11 @@ $(VENV)/.run: pyproject.toml clients/python/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tutelage needs Python 3.11 or newer; say make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time) …"
-	@$(PIP) install --quiet -c constraints.txt -e clients/python -e .
+	@$(PIP) install --quiet -c constraints.txt -e clients/python -e '.[all]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@$(PIP) install --quiet -c constraints.txt -e clients/python -e '.[dev]'
+	@$(PIP) install --quiet -c constraints.txt -e clients/python -e '.[all,dev]'
 	@touch $@
 
 run: $(VENV)/.run ## Start everything: Redis, trainer, inference, feedback, pages
