@@ -87,7 +87,9 @@ def _from_numbers(
 ) -> npt.NDArray[np.generic]:
     if np.issubdtype(wanted, np.integer):
         limits = np.iinfo(wanted)  # type: ignore[type-var]
-        fits = (numbers >= limits.min) & (numbers <= limits.max) & (numbers == np.floor(numbers))
+        # The largest int64 is no float64, but the number after it is: compare with that.
+        end = limits.max + 1.0
+        fits = (numbers >= limits.min) & (numbers < end) & (numbers == np.floor(numbers))
         if not fits.all():
             raise InvalidInput(
                 f"observation holds {numbers[~fits][0]}, expected whole numbers of "
