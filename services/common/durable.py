@@ -23,6 +23,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o644)  # mkstemp's is for its owner alone
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
