@@ -65,6 +65,7 @@ class PolicyRegistry:
 
     def __init__(self, url: str) -> None:
         self._store = FolderStore(url, marker=MANIFEST)
+        self._published: set[str] = set()
         self.url = url
 
     def policies(self) -> list[str]:
@@ -75,7 +76,7 @@ class PolicyRegistry:
         """Published versions, oldest first; empty for an unknown policy."""
         folders = self._store.folders(policy) if NAME.match(policy) else []
         numbers = (int(name) for name in folders if _VERSION.match(name))
-        return sorted(n for n in numbers if self._store.exists(f"{policy}/{n}"))
+        return sorted(n for n in numbers if self._is_published(f"{policy}/{n}"))
 
     def publish(
         self,
@@ -99,11 +100,9 @@ class PolicyRegistry:
         check_name(policy, "policy name")
         digest = _sha256(model)
         existing = self.versions(policy)
-        if existing:
-            last = self.manifest(policy, existing[-1])
-            wanted = describe(last.version, digest)
-            if _origin(last) == _origin(wanted):
-                return last
+        last = self._readable_manifest(policy, existing[-1]) if existing else None
+        if last is not None and _origin(last) == _origin(describe(last.version, digest)):
+            return last
         version = existing[-1] if existing else 0
         while True:
             version += 1
@@ -215,6 +214,18 @@ class PolicyRegistry:
             return AliasState(version=state.previous[-1], previous=state.previous[:-1])
 
         return self._change_alias(policy, alias, back)
+
+    def _is_published(self, path: str) -> bool:
+        # Asked of every version at every look, while it can only change from no to yes.
+        if path not in self._published and self._store.exists(path):
+            self._published.add(path)
+        return path in self._published
+
+    def _readable_manifest(self, policy: str, version: int) -> PolicyManifest | None:
+        try:
+            return self.manifest(policy, version)
+        except DataCorrupted:
+            return None  # a damaged version must not stand in the way of a new one
 
     def _change_alias(
         self, policy: str, alias: str, change: Callable[[AliasState | None], AliasState]

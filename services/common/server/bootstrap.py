@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.errors import ResourceExhausted
+from services.common.ports import port_is_free
 from services.common.server.errors import ErrorInterceptor
 
 log = structlog.get_logger()
@@ -107,10 +109,12 @@ class GrpcServer:
 
 
 def _bind(server: grpc.aio.Server, address: str) -> int:
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
+    host, _, wanted = address.rpartition(":")
+    port = 0
+    # Asked first, as gRPC would add a log line of its own to the one clear line.
+    if wanted == "0" or port_is_free(int(wanted), host.strip("[]")):
+        with contextlib.suppress(RuntimeError):
+            port = server.add_insecure_port(address)
     if not port:
         raise ResourceExhausted(
             f"cannot listen on {address}: the port is taken or the address is not this machine's"

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import structlog
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from prometheus_client import Counter, Histogram
@@ -55,39 +56,61 @@ def status_of(error: errors.TutelageError) -> status_pb2.Status:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns a TutelageError into its status; anything else is logged and becomes INTERNAL."""
 
+    def __init__(self) -> None:
+        self._guarded: dict[str, Any] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wrap the method's handler; unary requests only, as all of the platform's are."""
-        handler = await continuation(details)
+        """Wrap the method's handler, once; unary requests only, as all of the platform's are."""
         method: str = details.method
+        guarded = self._guarded.get(method)
+        if guarded is not None:
+            return guarded
+        handler = await continuation(details)
         if handler is None or not method.startswith("/tutelage."):
             return handler
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _guard_unary(handler.unary_unary, method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                _guard_stream(handler.unary_stream, method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        return handler
+        self._guarded[method] = _guard(handler, method)
+        return self._guarded[method]
 
 
-def _guard_unary(call: Any, method: str) -> Any:
+def _guard(handler: Any, method: str) -> Any:
+    # Requests are read inside the guard: gRPC answers UNKNOWN to one that cannot be.
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(
+            _guard_unary(handler.unary_unary, _reader(handler, method), method),
+            response_serializer=handler.response_serializer,
+        )
+    if handler.unary_stream:
+        return grpc.unary_stream_rpc_method_handler(
+            _guard_stream(handler.unary_stream, _reader(handler, method), method),
+            response_serializer=handler.response_serializer,
+        )
+    return handler
+
+
+def _reader(handler: Any, method: str) -> Callable[[bytes], Any]:
+    deserialize, name = handler.request_deserializer, method.rsplit("/", 1)[-1]
+
+    def read(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError as error:
+            raise errors.InvalidInput(f"the request is not what {name} takes: {error}") from None
+
+    return read
+
+
+def _guard_unary(call: Any, read: Callable[[bytes], Any], method: str) -> Any:
     latency = LATENCY.labels(method)
     succeeded = CALLS.labels(method, "OK")
 
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def guarded(content: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         started = time.perf_counter()
         try:
-            reply = await call(request, context)
+            reply = await call(read(content), context)
         except Exception as error:  # noqa: BLE001 - the boundary of the service
             await _abort(context, error, method)
         else:
@@ -99,12 +122,12 @@ def _guard_unary(call: Any, method: str) -> Any:
     return guarded
 
 
-def _guard_stream(call: Any, method: str) -> Any:
+def _guard_stream(call: Any, read: Callable[[bytes], Any], method: str) -> Any:
     async def guarded(
-        request: Any, context: grpc.aio.ServicerContext[Any, Any]
+        content: bytes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         try:
-            async for reply in call(request, context):
+            async for reply in call(read(content), context):
                 yield reply
         except Exception as error:  # noqa: BLE001 - the boundary of the service
             await _abort(context, error, method)

@@ -1,0 +1,111 @@
+"""Whatever bytes arrive, the service answers with a status that blames the right side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from inference_process import InferenceProcess
+from tiny_policies import linear_model, publish
+
+from services.common.registry import PolicyRegistry
+from tutelage.v1 import policy_pb2 as pb
+from tutelage.v1.array_pb2 import Array
+
+FINE = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+Call = Callable[[str, bytes], grpc.StatusCode]
+
+numbers = st.floats(width=64) | st.sampled_from([0.0, 1.0, 1e38, -1e38, 3.4e38, 1e300, 5e-324])
+int64s = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 5)
+arrays = st.builds(
+    Array,
+    values=st.lists(numbers, max_size=9) | st.lists(numbers, min_size=4, max_size=4),
+    raw=st.binary(max_size=20) | st.binary(min_size=16, max_size=16) | st.just(b""),
+    dtype=st.integers(-1, 8),
+    shape=st.just([]) | st.lists(int64s, max_size=4),
+)
+common = {
+    "policy": st.sampled_from(["", "cartpole", "..", "cartpole/1"]) | st.text(max_size=9),
+    "version": st.just(0) | int64s,
+    "alias": st.sampled_from(["", "stable"]) | st.text(max_size=9),
+    "selection": st.integers(-1, 3),
+    "seed": st.none() | st.integers(0, 2**64 - 1),
+    "temperature": st.none() | numbers,
+    "include_probabilities": st.booleans(),
+}
+masks = st.lists(st.booleans(), max_size=5)
+acts = st.builds(pb.ActRequest, observation=arrays, action_mask=masks, **common)
+batches = st.builds(pb.ActBatchRequest, observations=arrays, action_masks=masks, **common)
+names = st.builds(pb.GetPolicyRequest, policy=common["policy"])
+aliases = st.builds(
+    pb.SetAliasRequest, policy=common["policy"], alias=common["alias"], version=int64s
+)
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    registry = PolicyRegistry(str(folder / "policies"))
+    publish(registry, linear_model())
+    process = InferenceProcess(folder / "policies", folder / "log")
+    with grpc.insecure_channel(process.address) as channel:
+
+        def status(method: str, content: bytes) -> grpc.StatusCode:
+            try:
+                channel.unary_unary(f"/tutelage.v1.PolicyService/{method}")(content, timeout=20)
+            except grpc.RpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        yield status
+    assert process.stop() == 0
+    assert process.records("call failed") == []
+
+
+fuzzed = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@fuzzed
+@given(request=acts)
+@example(pb.ActRequest(observation=Array(values=[1e300] * 4)))
+def test_act_takes_any_field_values(call: Call, request: pb.ActRequest) -> None:
+    assert call("Act", request.SerializeToString()) in FINE
+
+
+@fuzzed
+@given(request=batches)
+def test_act_batch_takes_any_field_values(call: Call, request: pb.ActBatchRequest) -> None:
+    assert call("ActBatch", request.SerializeToString()) in FINE
+
+
+@fuzzed
+@given(request=names)
+def test_get_policy_takes_any_name(call: Call, request: pb.GetPolicyRequest) -> None:
+    assert call("GetPolicy", request.SerializeToString()) in FINE
+
+
+@fuzzed
+@given(request=aliases)
+def test_set_alias_takes_any_field_values(call: Call, request: pb.SetAliasRequest) -> None:
+    assert call("SetAlias", request.SerializeToString()) in FINE
+
+
+@fuzzed
+@given(content=st.binary(max_size=64))
+@pytest.mark.parametrize("method", ["Act", "ActBatch", "GetPolicy", "ListPolicies", "SetAlias"])
+def test_any_bytes_are_answered(call: Call, method: str, content: bytes) -> None:
+    assert call(method, content) in FINE

@@ -1,0 +1,274 @@
+"""Versions come and go while calls flow; nothing that is wrong with one takes the service down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from inference_process import InferenceProcess
+from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
+
+from services.common.registry import PolicyRegistry
+from services.common.spec import ObservationSpace
+from tutelage import AsyncClient
+from tutelage.errors import (
+    DataCorrupted,
+    ModelRejected,
+    NotFound,
+    PreconditionFailed,
+)
+
+OBSERVATION = [0.0, 0.0, 0.1, 0.0]
+
+
+def corrupt(repository: Path, version: int, content: bytes) -> None:
+    (repository / "cartpole" / str(version) / "model.onnx").write_bytes(content)
+
+
+def change_manifest(repository: Path, folder: int, **changes: object) -> None:
+    path = repository / "cartpole" / str(folder) / "policy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+async def test_swaps_under_load_fail_no_call(start_service, registry: PolicyRegistry) -> None:
+    publish(registry, linear_model())
+    service: InferenceProcess = start_service()
+    stopped = asyncio.Event()
+
+    async def keep_calling(client: AsyncClient) -> list[int]:
+        versions = []
+        while not stopped.is_set():
+            versions.append((await client.act(OBSERVATION, timeout_s=20)).version)
+        return versions
+
+    async with AsyncClient(service.address) as client:
+        callers = [asyncio.create_task(keep_calling(client)) for _ in range(8)]
+        for bias in range(1, 11):
+            model = dense_model(random_layers([4, 256, 256, 2], seed=bias))
+            version = await asyncio.to_thread(publish, registry, model)
+            await asyncio.to_thread(service.wait_until_serving, "cartpole", version)
+        stopped.set()
+        seen = await asyncio.gather(*callers)
+
+    for versions in seen:
+        assert versions == sorted(versions)
+    assert len({version for versions in seen for version in versions}) == 11
+
+
+def test_serving_is_logged_at_every_swap(start_service, registry: PolicyRegistry) -> None:
+    publish(registry, linear_model())
+    service = start_service()
+    publish(registry, linear_model((1.0, 0.0)))
+    service.wait_until_serving("cartpole", 2)
+
+    assert [(r["policy"], r["version"], r["alias"]) for r in service.records("serving")] == [
+        ("cartpole", 1, "stable"),
+        ("cartpole", 2, "stable"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("truncated", "has digest"),
+        ("missing", "is missing"),
+        ("rubbish with its digest", "not an ONNX file"),
+        ("other shape than its spec", "the spec expects"),
+        ("other interface than is served", "publish it as a policy of another name"),
+        ("manifest of another version", "but stands in cartpole/2"),
+        ("damaged manifest", "is damaged"),
+    ],
+)
+def test_a_bad_version_leaves_the_old_one_serving(
+    start_service, registry: PolicyRegistry, repository: Path, damage: str, reason: str
+) -> None:
+    publish(registry, linear_model())
+    service: InferenceProcess = start_service()
+    publish_damaged(registry, repository, damage)
+    point_at_2(repository)
+
+    def load_error() -> str:
+        return "".join(v.load_error for v in service.client.policy().versions if v.version == 2)
+
+    assert reason in service.wait_for(load_error)
+    policy = service.client.policy()
+    assert dict(policy.aliases) == {"stable": 2}
+    assert dict(policy.serving) == {"stable": 1}
+    assert service.client.act(OBSERVATION).version == 1
+
+    publish(registry, linear_model((0.0, 1.0)))
+    service.wait_until_serving("cartpole", 3)
+    refused = [r for r in service.records("version refused") if r["level"] == "error"]
+    assert [(r["policy"], r["version"]) for r in refused] == [("cartpole", 2)]
+    assert reason in refused[0]["reason"]
+
+
+def publish_damaged(registry: PolicyRegistry, repository: Path, damage: str) -> None:
+    model, spec = linear_model((1.0, 0.0)), CARTPOLE
+    six = ObservationSpace(dtype="float32", shape=(6,))
+    if damage.startswith("rubbish"):
+        model = b"rubbish"
+    elif damage.startswith("other"):
+        spec = CARTPOLE.model_copy(update={"observation": six})
+    if damage == "other interface than is served":
+        model = dense_model(random_layers([6, 2]))
+    publish(registry, model, spec=spec, alias=None)
+    if damage == "truncated":
+        corrupt(repository, 2, model[: len(model) // 2])
+    elif damage == "missing":
+        (repository / "cartpole" / "2" / "model.onnx").unlink()
+    elif damage == "manifest of another version":
+        change_manifest(repository, 2, version=7)
+    elif damage == "damaged manifest":
+        (repository / "cartpole" / "2" / "policy.json").write_text("{")
+
+
+def point_at_2(repository: Path) -> None:
+    path = repository / "cartpole" / "aliases.json"
+    path.write_text(json.dumps({"stable": {"version": 2, "previous": [1]}}))
+
+
+def test_after_a_restart_a_bad_version_falls_back_to_the_one_before(
+    start_service, registry: PolicyRegistry, repository: Path
+) -> None:
+    publish(registry, linear_model())
+    publish(registry, linear_model((1.0, 0.0)))
+    corrupt(repository, 2, b"rubbish")
+
+    service = start_service()
+
+    assert dict(service.client.policy().serving) == {"stable": 1}
+
+
+def test_a_repaired_version_is_taken_up(
+    start_service, registry: PolicyRegistry, repository: Path
+) -> None:
+    publish(registry, linear_model())
+    service = start_service()
+    model = linear_model((1.0, 0.0))
+    publish(registry, model, alias=None)
+    corrupt(repository, 2, b"rubbish")
+    registry.set_alias("cartpole", "stable", 2)
+    service.wait_for(lambda: service.records("version refused"))
+
+    corrupt(repository, 2, model)
+
+    service.wait_until_serving("cartpole", 2)
+    assert service.client.policy().versions[1].load_error == ""
+
+
+def test_promotion_and_rollback(start_service, registry: PolicyRegistry, repository: Path) -> None:
+    publish(registry, linear_model())
+    service = start_service(inference_poll_s=3600)
+    publish(registry, linear_model((1.0, 0.0)), alias=None)
+
+    with pytest.raises(PreconditionFailed, match="no version to go back to"):
+        service.client.rollback("cartpole")
+    promoted = service.client.promote("cartpole", 2)
+    assert (promoted.version, promoted.previous_version) == (2, 1)
+    assert service.client.act(OBSERVATION).version == 2  # at once, without a look of the watcher
+    assert registry.aliases("cartpole")["stable"].version == 2
+
+    back = service.client.rollback("cartpole")
+    assert (back.version, back.previous_version) == (1, 2)
+    assert service.client.act(OBSERVATION).version == 1
+
+    fresh = service.client.set_alias("cartpole", "canary", 2)
+    assert (fresh.version, fresh.previous_version) == (2, 0)
+    assert service.client.act(OBSERVATION, alias="canary").version == 2
+
+
+def test_a_version_that_cannot_be_served_is_not_promoted(
+    start_service, registry: PolicyRegistry, repository: Path
+) -> None:
+    publish(registry, linear_model())
+    service = start_service()
+    publish(registry, linear_model((1.0, 0.0)), alias=None)
+    corrupt(repository, 2, b"rubbish")
+
+    with pytest.raises(PreconditionFailed, match=r"version 2 cannot be served: .* has digest"):
+        service.client.promote("cartpole", 2)
+    with pytest.raises(ModelRejected, match="has digest"):
+        service.client.act(OBSERVATION, version=2)
+    with pytest.raises(NotFound, match="no version 3"):
+        service.client.promote("cartpole", 3)
+
+    assert registry.aliases("cartpole")["stable"].version == 1
+    assert service.client.act(OBSERVATION).version == 1
+
+
+def test_a_policy_just_published_can_be_promoted_before_it_was_seen(
+    start_service, registry: PolicyRegistry
+) -> None:
+    service = start_service(inference_poll_s=3600)
+    with pytest.raises(NotFound, match="nothing has been published yet"):
+        service.client.act(OBSERVATION)
+    publish(registry, linear_model(), alias=None)
+
+    service.client.promote("cartpole", 1)
+
+    assert service.client.act(OBSERVATION).version == 1
+
+
+def test_pinned_versions_are_loaded_when_asked_for_and_the_oldest_forgotten(
+    start_service, registry: PolicyRegistry
+) -> None:
+    for bias in range(4):
+        publish(registry, linear_model((0.0, float(bias))))
+    service = start_service(inference_max_loaded=2)
+
+    def loaded() -> list[int]:
+        return [v.version for v in service.client.policy().versions if v.loaded]
+
+    assert loaded() == [4]
+    for version in (1, 2, 3):
+        assert service.client.act(OBSERVATION, version=version).version == version
+    assert loaded() == [2, 3, 4]
+
+
+def test_a_policy_without_aliases_says_so(start_service, registry: PolicyRegistry) -> None:
+    publish(registry, linear_model(), alias=None)
+    service = start_service()
+
+    with pytest.raises(NotFound, match="no alias 'stable'; there are: none yet"):
+        service.client.act(OBSERVATION)
+    assert service.client.act(OBSERVATION, version=1).version == 1
+
+
+def test_damaged_aliases_leave_all_as_it_is(
+    start_service, registry: PolicyRegistry, repository: Path
+) -> None:
+    publish(registry, linear_model())
+    service = start_service()
+    aliases = repository / "cartpole" / "aliases.json"
+    whole = aliases.read_text()
+    aliases.write_text('{"stable": ')
+
+    service.wait_for(lambda: service.records("policy repository trouble"))
+    assert service.client.act(OBSERVATION).version == 1
+    with pytest.raises(DataCorrupted, match="is damaged"):
+        service.client.promote("cartpole", 1)
+
+    aliases.write_text(whole)
+    service.wait_for(lambda: service.records("policy repository readable again"))
+    (trouble,) = service.records("policy repository trouble")
+    assert "aliases.json is damaged" in trouble["reason"]
+
+
+def test_a_repository_that_goes_and_comes_back(
+    start_service, registry: PolicyRegistry, repository: Path
+) -> None:
+    publish(registry, linear_model())
+    service = start_service()
+    aside = repository.with_name("aside")
+    shutil.move(repository, aside)
+    service.wait_for(lambda: service.records("policy repository trouble"))
+    assert service.client.act(OBSERVATION).version == 1
+
+    shutil.move(aside, repository)
+    publish(registry, linear_model((1.0, 0.0)))
+
+    service.wait_until_serving("cartpole", 2)
