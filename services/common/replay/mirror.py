@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import numpy.typing as npt
 
 from services.common.errors import ReplayDataLost
+from services.common.replay.n_step import NStepBatch, n_step_batch
 from services.common.replay.schema import Rows
 from services.common.replay.store import ReplayStore
+from services.common.replay.successors import Index, Successors
 
 ROWS_A_TRIP = 1 << 15
+Relabel = Callable[[Rows], npt.NDArray[np.float32]]
 
 
 class ReplayMirror:
-    """Tails a replay into a ring of the same capacity. Not for several threads."""
+    """Tails a replay into a ring of the same capacity. Not for several threads.
 
-    def __init__(self, store: ReplayStore) -> None:
+    Args:
+        relabel: given rows `(n,)`, the rewards `(n,)` to learn from in place of the stored
+            ones. It is asked once for each row, as it arrives; the replay itself keeps the
+            environment's rewards.
+    """
+
+    def __init__(self, store: ReplayStore, relabel: Relabel | None = None) -> None:
         self._store = store
+        self._relabel = relabel
         self._rows = store.schema.empty(store.capacity)
+        self._successors = Successors(store.capacity)
         self._head = 0
         self._oldest = 0
 
@@ -30,24 +44,24 @@ class ReplayMirror:
         """Rows that can be sampled."""
         return self._head - self._oldest
 
-    def sync(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Copy the rows appended since the last call; returns their slots in the ring.
+    def sync(self) -> int:
+        """Copy the rows appended since the last call; returns how many there were.
 
         Raises:
             ReplayUnavailable: when Redis does not answer; what was copied stays.
             ReplayDataLost: when the replay is gone from Redis.
         """
-        slots = [np.empty(0, np.int64)]
+        copied = 0
         while True:
             head, first, data = self._store.tail(self._head, ROWS_A_TRIP)
             if head < self._head:
                 self._start_over()
                 continue
             rows = self._store.schema.unpack(data)
-            if len(rows):
-                slots.append(self._write(first, rows))
+            self._write(first, rows)
+            copied += len(rows)
             if self._head >= head:
-                return np.concatenate(slots)
+                return copied
 
     def sample(self, batch_size: int, generator: np.random.Generator) -> Rows:
         """Uniformly drawn rows with replacement, shape `(batch_size,)`.
@@ -55,30 +69,36 @@ class ReplayMirror:
         Raises:
             ReplayDataLost: when there is no row.
         """
-        return self._rows[self.sample_slots(batch_size, generator)]
+        return self._rows[self._draw(batch_size, generator)]
 
-    def sample_slots(
-        self, batch_size: int, generator: np.random.Generator
-    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Slots of uniformly drawn rows, for learners that keep columns of their own beside."""
+    def sample_n_step(
+        self, batch_size: int, generator: np.random.Generator, n: int, discount: float
+    ) -> NStepBatch:
+        """Uniformly drawn n-step transitions; see `n_step_batch`.
+
+        Raises:
+            ReplayDataLost: when there is no row.
+        """
+        slots = self._draw(batch_size, generator)
+        return n_step_batch(self._rows, self._successors.next_slot, slots, n, discount)
+
+    def _draw(self, batch_size: int, generator: np.random.Generator) -> Index:
         if not self.size:
             raise ReplayDataLost(f"replay {self._store.name} holds no rows to sample")
-        drawn = generator.integers(self._oldest, self._head, batch_size)
-        return drawn % self._store.capacity
+        return generator.integers(self._oldest, self._head, batch_size) % self._store.capacity
 
-    def rows(self, slots: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Rows:
-        """The rows in these slots, as a copy."""
-        return self._rows[slots]
-
-    def _write(self, first: int, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _write(self, first: int, rows: Rows) -> None:
         slots = np.arange(first, first + len(rows)) % self._store.capacity
         self._rows[slots] = rows
+        if self._relabel is not None and len(rows):
+            self._rows["reward"][slots] = self._relabel(rows)
+        self._successors.link(slots, rows)
         if first > self._head:  # the ring lapped this mirror; older rows are gone
             self._oldest = first
         self._head = first + len(rows)
         self._oldest = max(self._oldest, self._head - self._store.capacity)
-        return slots
 
     def _start_over(self) -> None:
         # Redis came back with less than it had: its rows, not ours, are the replay's.
         self._head = self._oldest = 0
+        self._successors.clear()
