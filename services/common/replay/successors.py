@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +11,15 @@ from services.common.replay.schema import Rows
 
 Index = npt.NDArray[np.int64]
 NONE = -1
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """The newest row of an episode that is going on, and when it was written there."""
+
+    step: int
+    slot: int
+    written: int
 
 
 class Successors:
@@ -19,7 +30,9 @@ class Successors:
 
     def __init__(self, capacity: int) -> None:
         self.next_slot: Index = np.full(capacity, NONE, dtype=np.int64)
-        self._open: dict[int, tuple[int, int]] = {}
+        self._written: Index = np.zeros(capacity, dtype=np.int64)
+        self._count = 0
+        self._open: dict[int, _Tail] = {}
 
     def clear(self) -> None:
         """Forget every link."""
@@ -31,6 +44,8 @@ class Successors:
         self.next_slot[slots] = NONE
         if not len(rows):
             return
+        self._written[slots] = self._count + np.arange(len(slots))
+        self._count += len(slots)
         order = np.lexsort((rows["step"], rows["episode_id"]))
         slots, rows = slots[order], rows[order]
         episodes, steps = rows["episode_id"], rows["step"].astype(np.int64)
@@ -42,9 +57,15 @@ class Successors:
         for head, tail in zip(heads.tolist(), tails.tolist(), strict=True):
             self._join(int(episodes[head]), int(steps[head]), int(slots[head]))
             if not ended[tail]:
-                self._open[int(episodes[tail])] = (int(steps[tail]), int(slots[tail]))
+                at = int(slots[tail])
+                self._open[int(episodes[tail])] = _Tail(
+                    int(steps[tail]), at, int(self._written[at])
+                )
 
     def _join(self, episode: int, step: int, slot: int) -> None:
         before = self._open.pop(episode, None)
-        if before is not None and before[0] == step - 1 and before[1] != slot:
-            self.next_slot[before[1]] = slot
+        if before is None or before.step != step - 1:
+            return
+        # While the episode stood still, other producers may have overwritten its row.
+        if self._written[before.slot] == before.written:
+            self.next_slot[before.slot] = slot
