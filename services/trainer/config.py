@@ -56,14 +56,18 @@ class EvaluationConfig(Strict):
     """When the greedy policy is judged, and what happens then.
 
     A version is published when its evaluation beats the last published one of the run by
-    `publish_margin` times the range of returns seen. At `goal_return` it is confirmed on
-    `confirm_episodes` fresh episodes, and the run is done.
+    `publish_margin` times the range of returns seen. One that reaches `goal_return`, and again
+    on `confirm_episodes` fresh episodes, is confirmed; after `confirmations` of them the run
+    is done. Among confirmed ones, those are better that return more when a share
+    `disturbance` of their actions is replaced by random ones.
     """
 
     period: Annotated[Positive, Field(description="Environment steps between evaluations.")] = 2_500
     episodes: Positive = 20
     confirm_episodes: Positive = 100
     goal_return: float | None = None
+    confirmations: Positive = 1
+    disturbance: Share = 0.2
     publish_margin: Share = 0.1
 
 
@@ -78,15 +82,23 @@ class EpsilonConfig(Strict):
     """ε-greedy exploration.
 
     ε decays exponentially from `start` to `end` with the number of environment steps, with
-    time constant `decay`. With `spread` above 1, environment i of N acts with
-    ε^(1 + i/(N-1)·(spread - 1)), so that some explore and others see how far the greedy policy
-    gets (Horgan et al. 2018, Ape-X).
+    time constant `decay`. With `spread` above 1, each environment has an end of its own, from
+    end / spread to end · spread in equal ratios, so that some explore while others see how far
+    the greedy policy gets (Horgan et al. 2018, Ape-X). An exploratory action is held for
+    `repeat` steps in the mean (Dabney et al. 2021).
     """
 
     start: Share = 1.0
     end: Share = 0.05
     decay: PositiveFloat = 1_000
     spread: Annotated[float, Field(ge=1)] = 1.0
+    repeat: Annotated[float, Field(ge=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> EpsilonConfig:
+        if self.end * self.spread > 1:
+            raise ValueError(f"end {self.end} times spread {self.spread} is above 1")
+        return self
 
 
 class DQNConfig(Strict):
@@ -94,6 +106,9 @@ class DQNConfig(Strict):
 
     total_env_steps: Positive = 50_000
     learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: Annotated[
+        PositiveFloat | None, Field(description="Reached in a straight line; unset: no change.")
+    ] = None
     batch_size: Positive = 64
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     n_step: Positive = 1

@@ -48,6 +48,7 @@ def evaluate(
     episodes: int,
     seed: int,
     step_reward: StepReward | None = None,
+    disturbance: float = 0.0,
 ) -> Judged:
     """Play `episodes` episodes, one in each of as many environments.
 
@@ -59,8 +60,11 @@ def evaluate(
         seed: of the environments.
         step_reward: an extra reward of observations and actions to average, such as a
             learned one.
+        disturbance: share of actions replaced by random ones.
     """
     envs = environments.make(environment, num_envs=episodes)
+    envs.action_space.seed(seed)
+    generator = np.random.default_rng(seed)
     try:
         observations = envs.reset(seed=seed)[0]
         returns = np.zeros(episodes)
@@ -68,6 +72,9 @@ def evaluate(
         extra, steps, seen = 0.0, 0, []
         while live.any():
             actions = act(observations)
+            if disturbance:
+                disturbed = generator.random(episodes) < disturbance
+                actions = np.where(disturbed, envs.action_space.sample(), actions)
             if step_reward is not None:
                 extra += float(step_reward(observations[live], actions[live]).sum())
             steps += int(live.sum())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -32,18 +34,41 @@ class _WithGreedyAction(nn.Module):
         return parameters, parameters.argmax(dim=1)  # (B,)
 
 
-def export(network: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) -> bytes:
-    """An ONNX model of the platform's signature, compared with the network.
+class Exporter:
+    """Exports the networks of a run, which differ in their weights alone.
 
-    Args:
-        network: (B, *observation) → (B, actions).
-        observations: (n ≥ 2, *shape) real ones, to trace and to compare with.
-
-    Raises:
-        ModelRejected: when ONNX Runtime's answers differ from torch's.
+    Tracing a network takes seconds; so it is done once, and later networks are put into the
+    traced model weight by weight. Every model is compared with its network, however made.
     """
-    device = next(network.parameters()).device
-    module = _WithGreedyAction(network).eval()
+
+    def __init__(self, spec: PolicySpec) -> None:
+        self._spec = spec
+        self._traced: onnx.ModelProto | None = None
+
+    def export(self, network: nn.Module, observations: npt.NDArray[Any]) -> bytes:
+        """An ONNX model of the platform's signature.
+
+        Args:
+            network: (B, *observation) → (B, actions).
+            observations: (n ≥ 2, *shape) real ones, to trace and to compare with.
+
+        Raises:
+            ModelRejected: when ONNX Runtime's answers differ from torch's.
+        """
+        module = _WithGreedyAction(network).eval()
+        weights = {n: t.cpu().numpy() for n, t in module.state_dict().items()}
+        model = self._traced and _with_weights(self._traced, weights)
+        if model is None:
+            model = onnx.load_from_string(_trace(module, self._spec, observations))
+            self._traced = model if _keeps_apart(model, weights) else None
+        onnx.checker.check_model(model, full_check=True)
+        content: bytes = model.SerializeToString()
+        check_parity(content, module, self._spec, observations)
+        return content
+
+
+def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) -> bytes:
+    device = next(module.parameters()).device
     sample = torch.as_tensor(observations[:2], device=device)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
@@ -58,10 +83,32 @@ def export(network: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any])
             dynamo=True,
             verbose=False,
         )
-        model = path.read_bytes()
-    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
-    check_parity(model, module, spec, observations)
-    return model
+        return path.read_bytes()
+
+
+def _keeps_apart(model: onnx.ModelProto, weights: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether each weight that the model uses is in it under its own name.
+
+    The exporter merges weights that are equal, as those of a fresh LayerNorm are, and leaves
+    out those that the output does not depend on, such as a critic's.
+    """
+    held = {tensor.name for tensor in model.graph.initializer}
+    return not any(
+        np.array_equal(weights[missing], weights[name])
+        for missing in weights.keys() - held
+        for name in weights.keys() & held
+    )
+
+
+def _with_weights(
+    model: onnx.ModelProto, weights: Mapping[str, npt.NDArray[Any]]
+) -> onnx.ModelProto:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+    return changed
 
 
 def check_parity(

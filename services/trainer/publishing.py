@@ -17,7 +17,7 @@ from services.common.spec import PolicySpec
 from services.trainer.config import TrainingConfig
 from services.trainer.environments import seed_from
 from services.trainer.evaluate import Greedy, Judged, StepReward, evaluate
-from services.trainer.export import export
+from services.trainer.export import Exporter
 from services.trainer.networks import QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs.session import RunSession
@@ -43,6 +43,7 @@ def publish(
     judged: Judged,
     env_steps: int,
     resources: Resources,
+    exporter: Exporter,
 ) -> PolicyManifest:
     """Export the network and add it to the repository; no alias moves.
 
@@ -50,7 +51,7 @@ def publish(
         ModelRejected: when the export is not the network.
         StorageFull: when the disk is full.
     """
-    model = export(network, identity.spec, judged.observations)
+    model = exporter.export(network, judged.observations)
 
     def describe(version: int, digest: str) -> PolicyManifest:
         return PolicyManifest(
@@ -89,35 +90,36 @@ class Publisher:
         self._session, self._config = session, config
         self._identity, self._resources = identity, resources
         self._generator = generator
-        self._published = -math.inf
+        self._exporter = Exporter(identity.spec)
+        self._published = (-math.inf, -math.inf)
         self._lowest = math.inf
+        self._confirmed = 0
 
     def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
         """Evaluate; publish if it is worth it. True when the run's goal is reached."""
-        settings = self._config.evaluation
+        settings, goal = self._config.evaluation, self._config.evaluation.goal_return
         judged = self._judge(act, settings.episodes, env_steps)
-        goal = settings.goal_return
         if goal is not None and judged.summary.mean_return >= goal:
             judged = self._judge(act, settings.confirm_episodes, env_steps)
             if judged.summary.mean_return >= goal:
-                self._publish(network, judged, env_steps)
-                return True
+                self._confirm(network, act, judged, env_steps)
+                return self._confirmed >= settings.confirmations
         if self._is_better(judged.summary):
-            self._publish(network, judged, env_steps)
+            self._publish(network, judged, env_steps, (judged.summary.mean_return, -math.inf))
         return False
 
     def state(self) -> dict[str, Any]:
         """Plain data to go on from."""
-        finite = math.isfinite(self._published)
-        return {
-            "published": self._published if finite else None,
-            "lowest": self._lowest if math.isfinite(self._lowest) else None,
-        }
+        finite = [value if math.isfinite(value) else None for value in self._published]
+        lowest = self._lowest if math.isfinite(self._lowest) else None
+        return {"published": finite, "lowest": lowest, "confirmed": self._confirmed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self._published = -math.inf if state["published"] is None else state["published"]
+        mean, disturbed = (-math.inf if v is None else v for v in state["published"])
+        self._published = (mean, disturbed)
         self._lowest = math.inf if state["lowest"] is None else state["lowest"]
+        self._confirmed = state["confirmed"]
 
     def _judge(self, act: Greedy, episodes: int, env_steps: int) -> Judged:
         seed = seed_from(self._generator)
@@ -125,17 +127,42 @@ class Publisher:
         self._session.evaluated(env_steps, judged.summary)
         return judged
 
+    def _confirm(self, network: nn.Module, act: Greedy, judged: Judged, env_steps: int) -> None:
+        settings, goal = self._config.evaluation, self._config.evaluation.goal_return
+        assert goal is not None
+        self._confirmed += 1
+        disturbed = evaluate(
+            act,
+            self._config.environment,
+            settings.confirm_episodes,
+            seed_from(self._generator),
+            disturbance=settings.disturbance,
+        )
+        # Beyond its goal a policy is not better for a return that is a little higher.
+        score = (goal, disturbed.summary.mean_return)
+        if score > self._published:
+            self._publish(network, judged, env_steps, score)
+
     def _is_better(self, evaluation: Evaluation) -> bool:
         self._lowest = min(self._lowest, evaluation.mean_return)
-        span = max(self._published, evaluation.mean_return) - self._lowest
+        published, _ = self._published
+        span = max(published, evaluation.mean_return) - self._lowest
         margin = self._config.evaluation.publish_margin * span
-        return evaluation.mean_return > self._published + margin
+        return evaluation.mean_return > published + margin
 
-    def _publish(self, network: nn.Module, judged: Judged, env_steps: int) -> None:
+    def _publish(
+        self, network: nn.Module, judged: Judged, env_steps: int, score: tuple[float, float]
+    ) -> None:
         manifest = publish(
-            network, self._config, self._identity, judged, env_steps, self._resources
+            network,
+            self._config,
+            self._identity,
+            judged,
+            env_steps,
+            self._resources,
+            self._exporter,
         )
-        self._published = judged.summary.mean_return
+        self._published = score
         policy, registry = self._config.policy, self._resources.registry
         moved = _deserves_stable(manifest, self._stable_manifest())
         if moved:

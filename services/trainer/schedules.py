@@ -10,14 +10,16 @@ import numpy.typing as npt
 from services.trainer.config import EpsilonConfig
 
 
-def exponential_decay(steps: int, start: float, end: float, time_constant: float) -> float:
-    """end + (start - end)·exp(-steps / time_constant)"""
-    return end + (start - end) * math.exp(-steps / time_constant)
+def linear(share_done: float, start: float, end: float) -> float:
+    """start + (end - start)·share_done, with the share kept within [0, 1]"""
+    return start + (end - start) * min(max(share_done, 0.0), 1.0)
 
 
 def epsilons(steps: int, config: EpsilonConfig, num_envs: int) -> npt.NDArray[np.float64]:
     """ε of each environment, shape `(num_envs,)`; see EpsilonConfig."""
-    base = exponential_decay(steps, config.start, config.end, config.decay)
-    share = np.arange(num_envs) / max(num_envs - 1, 1)
-    powers: npt.NDArray[np.float64] = base ** (1 + share * (config.spread - 1))
-    return powers
+    ends = config.end * np.geomspace(1 / config.spread, config.spread, num_envs)
+    if num_envs == 1:
+        ends = np.array([config.end])
+    left = math.exp(-steps / config.decay)
+    values: npt.NDArray[np.float64] = ends + (config.start - ends) * left
+    return values

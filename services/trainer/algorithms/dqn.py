@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from services.common.replay.n_step import NStepBatch
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
-from services.trainer.collector import Choice
 from services.trainer.config import DQNConfig
 from services.trainer.losses import double_q_target, td_loss
 
@@ -48,6 +47,11 @@ class DQNLearner:
             self.network.parameters(), lr=config.learning_rate, fused=True
         )
         self.updates = 0
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the updates to come."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
 
     def update(self, batch: NStepBatch) -> dict[str, float]:
         """One gradient step; copies the network to its target every so many.
@@ -113,22 +117,3 @@ class DQNLearner:
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-
-
-def epsilon_greedy(
-    values: npt.NDArray[np.float32],
-    epsilons: npt.NDArray[np.float64],
-    generator: np.random.Generator,
-) -> Choice:
-    """A uniformly drawn action with probability ε, else the best.
-
-    Args:
-        values: (N, A)
-        epsilons: (N,)
-    """
-    count, actions = values.shape
-    best = values.argmax(axis=1)
-    random = generator.integers(actions, size=count)
-    chosen = np.where(generator.random(count) < epsilons, random, best)
-    probability = epsilons / actions + np.where(chosen == best, 1 - epsilons, 0)
-    return Choice(chosen, np.log(probability).astype(np.float32))

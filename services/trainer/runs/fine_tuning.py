@@ -16,6 +16,7 @@ from services.common.replay.schema import Rows
 from services.trainer.algorithms.dqn import DQNLearner, Target
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import LeashConfig, RLHFRun
+from services.trainer.export import Exporter
 from services.trainer.losses import soft_q_target
 from services.trainer.networks import QNetwork
 from services.trainer.publishing import FineTuningPublisher, Identity, publish
@@ -205,6 +206,8 @@ def _publish(
             "Try a tighter leash (leash.temperature) or more labels"
         )
     _, network, judged, env_steps = judge.best
-    manifest = publish(network, config, identity, judged, env_steps, resources)
+    manifest = publish(
+        network, config, identity, judged, env_steps, resources, Exporter(identity.spec)
+    )
     resources.registry.set_alias(config.policy, config.publish_alias, manifest.version)
     session.published(config.policy, manifest.version, config.publish_alias, manifest.sha256)

@@ -22,15 +22,16 @@ from services.common.replay.mirror import Relabel
 from services.common.replay.schema import Rows
 from services.common.spec import PolicySpec
 from services.trainer import environments
-from services.trainer.algorithms.dqn import DQNLearner, epsilon_greedy
+from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import DQNRun, RLHFRun
 from services.trainer.divergence import check_finite
 from services.trainer.evaluate import Greedy
+from services.trainer.exploration import EpsilonGreedy
 from services.trainer.resources import Resources
 from services.trainer.runs.session import RunSession
-from services.trainer.schedules import epsilons
+from services.trainer.schedules import epsilons, linear
 
 
 class Judge(Protocol):
@@ -77,6 +78,9 @@ class OffPolicyRun:
         self._mirror = ReplayMirror(store, parts.relabel)
         self._restore()
         self._patiently(self._mirror.sync)
+        self._explorer = EpsilonGreedy(
+            config.environment.num_envs, config.dqn.epsilon.repeat, parts.generator
+        )
         self._collector = Collector(
             environments.make(config.environment),
             store.schema,
@@ -141,6 +145,7 @@ class OffPolicyRun:
         if self._mirror.size < self._config.replay.min_replay_size:
             return
         self._updates_due += len(rows) / self._config.dqn.env_steps_per_update
+        self._anneal()
         while self._updates_due >= 1:
             self._updates_due -= 1
             self._learn()
@@ -158,11 +163,19 @@ class OffPolicyRun:
 
     def _act(self, observations: npt.NDArray[Any]) -> Choice:
         values = self._parts.learner.q_values(observations)
-        return epsilon_greedy(values, self._epsilons(), self._parts.generator)
+        return self._explorer.choose(values, self._epsilons())
 
     def _epsilons(self) -> npt.NDArray[np.float64]:
         config = self._config
         return epsilons(self.env_steps, config.dqn.epsilon, config.environment.num_envs)
+
+    def _anneal(self) -> None:
+        dqn = self._config.dqn
+        if dqn.final_learning_rate is not None:
+            share = self.env_steps / dqn.total_env_steps
+            self._parts.learner.set_learning_rate(
+                linear(share, dqn.learning_rate, dqn.final_learning_rate)
+            )
 
     def _learn(self) -> None:
         dqn, parts = self._config.dqn, self._parts
