@@ -17,6 +17,9 @@ from services.cli.errors import CommandGroup
 # name: (module, attribute, one line of help)
 COMMANDS = {
     "up": ("services.cli.up", "up", "Run the whole platform on this machine."),
+    "demo": ("services.cli.demo", "demo", "The four journeys unattended, then a table."),
+    "train": ("services.cli.train", "train", "Train a policy in this terminal."),
+    "label": ("services.cli.label", "label", "Have a scripted teacher label pairs."),
     "runs": ("services.cli.runs", "runs", "List, watch, stop and resume training runs."),
     "policies": ("services.cli.policies", "policies", "List policies and their versions."),
     "act": ("services.cli.act", "act", "Ask a policy what to do in a state."),

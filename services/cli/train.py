@@ -1,0 +1,116 @@
+"""`tutelage train`: one run in the foreground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from services.trainer.runs.store import RunFolder
+    from services.trainer.settings import TrainerSettings
+
+
+@click.command()
+@click.argument("preset", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value.")
+@click.option("--seed", type=click.IntRange(min=0), help="Default: the preset's.")
+@click.option("--resume", metavar="RUN_ID", help="Go on with a run instead of starting one.")
+@click.option("--list", "listing", is_flag=True, help="Say which presets there are.")
+def train(
+    preset: str | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    resume: str | None,
+    listing: bool,
+) -> None:
+    """Train with PRESET in this terminal; Ctrl-C saves a checkpoint.
+
+    Needs nothing running: without TUTELAGE_REDIS_URL, a Valkey of its own keeps the replay in
+    the data folder. The policy is published to the same repository that `tutelage up` serves.
+    While that is running, start runs from its Training page, which queues them.
+
+    \b
+    Examples:
+      tutelage train --list
+      tutelage train cartpole-dqn
+      tutelage train cartpole-dqn --seed 7 --set dqn.learning_rate=0.0005
+      tutelage train --resume cartpole-dqn-20261122-101500-3f2a
+    """
+    from services.common.settings import load
+    from services.trainer.settings import TrainerSettings
+
+    if listing:
+        _list()
+        return
+    if (preset is None) == (resume is None):
+        raise click.UsageError("say either a PRESET, see --list, or --resume RUN_ID")
+    settings = load(TrainerSettings)
+    if preset is not None:
+        _run(settings, _create(settings, preset, overrides, seed))
+    elif resume is not None:
+        _run(settings, settings.runs.get(resume))
+
+
+def _list() -> None:
+    from services.trainer.config import PRESETS, preset_names
+
+    for name in preset_names():
+        about = (PRESETS / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
+        click.echo(f"{name:<20} {about}")
+
+
+def _create(
+    settings: TrainerSettings, preset: str, overrides: tuple[str, ...], seed: int | None
+) -> RunFolder:
+    from services.trainer.config import load_preset
+
+    pairs = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {text}: expected KEY=VALUE, such as dqn.n_step=3")
+        pairs[key] = value
+    return settings.runs.create(preset, load_preset(preset, pairs, seed))
+
+
+def _run(settings: TrainerSettings, folder: RunFolder) -> None:
+    import signal
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from services.cli.launcher.follow import news
+    from services.cli.launcher.view import NEUTRAL, view_for_stdout
+    from services.common.embedded_redis import EmbeddedRedis
+    from services.trainer.runs.execute import execute
+    from services.trainer.runs.session import RunSession
+    from services.trainer.runs.store import RunView
+    from tutelage.v1 import training_pb2 as pb
+
+    def stop_on_signal(session: RunSession) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: session.stop())
+
+    with ExitStack() as stack:
+        resources = settings.resources()
+        if settings.redis_url is None:
+            embedded = stack.enter_context(EmbeddedRedis(settings.data_dir / "redis"))
+            resources = replace(resources, redis_url=embedded.url)
+        view = stack.enter_context(view_for_stdout())
+        view.say(NEUTRAL, f"run {folder.run_id}; Ctrl-C saves a checkpoint")
+
+        def show(event: pb.RunEvent) -> None:
+            if event.HasField("progress"):
+                view.progress(folder.run_id, event.progress)
+            elif line := news(folder.run_id, event):
+                view.say(*line)
+
+        status = execute(folder, resources, listener=show, on_session=stop_on_signal)
+    run = RunView(folder).refresh()
+    if status == pb.RUN_STATUS_FAILED:
+        raise click.ClickException(f"{run.run_id} failed: {run.error}")
+    if status == pb.RUN_STATUS_STOPPED:
+        click.echo(
+            f"stopped with a checkpoint at {run.checkpoint_env_steps:,} env steps; "
+            f"go on with: tutelage train --resume {run.run_id}"
+        )
