@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -14,6 +14,7 @@ from services.common.errors import InvalidConfig, ReplayUnavailable, StorageFull
 
 CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 10.0
+_PASSWORD = re.compile(r"(://[^:/@]*:).*@")
 
 
 def connect(url: str) -> redis.Redis:
@@ -36,11 +37,8 @@ def connect(url: str) -> redis.Redis:
 
 
 def redacted(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    """The URL without its password; works on malformed ones, for they are shown too."""
+    return _PASSWORD.sub(r"\1***@", url)
 
 
 @contextmanager
