@@ -11,7 +11,7 @@ from services.common.replay import scripts
 from services.common.replay.connection import explained
 from services.common.replay.schema import ReplaySchema
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 BLOCK_BYTES = 4 << 20
 APPENDED, DUPLICATE, GAP, MISSING = range(4)
 
@@ -31,7 +31,7 @@ class ReplayStore:
     """
 
     def __init__(self, client: redis.Redis, name: str, schema: ReplaySchema, capacity: int) -> None:
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             raise InvalidInput(f"replay name {name!r} must match {NAME.pattern}")
         if capacity < 1:
             raise InvalidInput(f"replay capacity is {capacity}, expected at least 1 row")
