@@ -35,8 +35,8 @@ MANIFEST = "policy.json"
 ALIASES = "aliases.json"
 CONFIGURATION = "config.pbtxt"
 REMEMBERED = 100  # earlier versions an alias can be rolled back through
-NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
-_VERSION = re.compile(r"^[1-9][0-9]*$")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_VERSION = re.compile(r"[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def check_name(name: str, what: str) -> str:
     Raises:
         InvalidInput: with what was expected.
     """
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         raise InvalidInput(
             f"{what} {name!r} must be 1 to 63 of a-z, 0-9, '-' and '_', a letter or digit first"
         )
@@ -70,12 +70,12 @@ class PolicyRegistry:
 
     def policies(self) -> list[str]:
         """Names of policies with at least one version, sorted."""
-        return [n for n in self._store.folders() if NAME.match(n) and self.versions(n)]
+        return [n for n in self._store.folders() if NAME.fullmatch(n) and self.versions(n)]
 
     def versions(self, policy: str) -> list[int]:
         """Published versions, oldest first; empty for an unknown policy."""
-        folders = self._store.folders(policy) if NAME.match(policy) else []
-        numbers = (int(name) for name in folders if _VERSION.match(name))
+        folders = self._store.folders(policy) if NAME.fullmatch(policy) else []
+        numbers = (int(name) for name in folders if _VERSION.fullmatch(name))
         return sorted(n for n in numbers if self._is_published(f"{policy}/{n}"))
 
     def publish(
@@ -123,7 +123,7 @@ class PolicyRegistry:
             DataCorrupted: when the file is not a manifest.
         """
         try:
-            content = self._store.read(f"{policy}/{version}/{MANIFEST}")
+            content = self._store.read(f"{_folder(policy)}/{version}/{MANIFEST}")
         except NotFound:
             raise NotFound(self._no_such_version(policy, version)) from None
         try:
@@ -173,7 +173,7 @@ class PolicyRegistry:
             DataCorrupted: when the file is not one of aliases.
         """
         try:
-            content = self._store.read(f"{policy}/{ALIASES}")
+            content = self._store.read(f"{_folder(policy)}/{ALIASES}")
         except NotFound:
             return {}
         try:
@@ -205,8 +205,11 @@ class PolicyRegistry:
         """Point an alias back at the version it had before.
 
         Raises:
-            PreconditionFailed: when there is none.
+            NotFound: when there is no such policy.
+            PreconditionFailed: when the alias had none.
         """
+        if not self.versions(policy):
+            raise NotFound(self._no_such_version(policy))
 
         def back(state: AliasState | None) -> AliasState:
             if state is None or not state.previous:
@@ -241,7 +244,7 @@ class PolicyRegistry:
         text = model_configuration(policy, manifest.spec)
         self._store.replace(f"{policy}/{CONFIGURATION}", text.encode())
 
-    def _no_such_version(self, policy: str, version: int) -> str:
+    def _no_such_version(self, policy: str, version: int = 0) -> str:
         versions = self.versions(policy)
         if versions:
             return f"policy {policy!r} has no version {version}, only {_list(versions)}"
@@ -249,6 +252,13 @@ class PolicyRegistry:
         return f"no policy {policy!r}; " + (
             f"there are: {', '.join(known)}" if known else "none has been published yet"
         )
+
+
+def _folder(policy: str) -> str:
+    """The policy's folder; what is no name, such as "../x", must not be looked for as one."""
+    if not NAME.fullmatch(policy):
+        raise NotFound(f"no policy {policy!r}")
+    return policy
 
 
 def _sha256(content: bytes) -> str:
