@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from dataclasses import dataclass, field
 
@@ -84,10 +85,8 @@ def test_the_mirror_holds_what_was_appended(
         rows = actors[who].rows(count)
         store.lose_reply = what == "lose reply"
         if store.lose_reply:
-            try:
+            with contextlib.suppress(ReplayUnavailable):
                 actors[who].producer.append(rows)
-            except ReplayUnavailable:
-                pass
         head = actors[who].producer.append(rows)
         everything = np.concatenate([everything, rows])
         assert head == len(everything)
