@@ -50,7 +50,7 @@ proto: $(VENV)/.dev ## Regenerate the gRPC stubs from protos/
 	  --mypy_out=quiet:clients/python --mypy_grpc_out=quiet:clients/python $(PROTOS)
 
 k8s-check: $(VENV)/.dev ## Render the manifests and check them against the Kubernetes schemas
-	@$(BIN)/python k8s/check.py
+	@$(BIN)/python -m k8s.check
 
 clean: ## Remove build products, not data and not the environment
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Manifests of the platform, and what checks them."""
