@@ -21,6 +21,8 @@ from services.common import errors
 log = structlog.get_logger()
 
 DOMAIN = "tutelage"
+# A status travels as metadata, twice and escaped, and clients take 8 KiB of that.
+MAX_MESSAGE_BYTES = 1500
 INTERNAL_MESSAGE = "internal error; the service's log has the details"
 STATUS: dict[type[errors.TutelageError], int] = {
     errors.InvalidInput: code_pb2.INVALID_ARGUMENT,
@@ -50,7 +52,14 @@ def status_of(error: errors.TutelageError) -> status_pb2.Status:
     code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN))
-    return status_pb2.Status(code=code, message=str(error), details=[detail])
+    return status_pb2.Status(code=code, message=_shortened(str(error)), details=[detail])
+
+
+def _shortened(message: str) -> str:
+    encoded = message.encode(errors="replace")
+    if len(encoded) <= MAX_MESSAGE_BYTES:
+        return message
+    return encoded[:MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
