@@ -295,8 +295,12 @@ def parse(content: object, source: str) -> DQNRun | PPORun | SegmentsRun | RLHFR
 
 
 def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    key = ".".join(str(part) for part in location[1:]) or "algorithm"
-    return f"unknown key {key!r}" if kind == "extra_forbidden" else f"{key}: {message}"
+    if not location:
+        return f"algorithm: {message}"
+    key = ".".join(str(part) for part in location[1:])  # the first is the algorithm's name
+    if kind == "extra_forbidden":
+        return f"unknown key {key!r}"
+    return f"{key}: {message}" if key else message
 
 
 def _override(content: dict[str, Any], key: str, text: str) -> None:
@@ -308,7 +312,7 @@ def _override(content: dict[str, Any], key: str, text: str) -> None:
             raise InvalidConfig(f"override {key!r}: {parent!r} is a value, not a group of keys")
     try:
         part[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter for dates such as 2026-13-45
         raise InvalidConfig(f"override {key!r}: {text!r} is not a YAML value") from None
 
 
