@@ -1,0 +1,109 @@
+"""Presets, overrides, and the naming of what cannot be run."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from services.common.errors import InvalidConfig
+from services.trainer.config import (
+    DQNRun,
+    PPORun,
+    RLHFRun,
+    SegmentsRun,
+    load_preset,
+    parse,
+    preset_names,
+    to_yaml,
+)
+
+MINIMAL = {"algorithm": "dqn", "policy": "p", "environment": {"id": "CartPole-v1"}}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_each_preset_can_be_run_and_says_all_of_itself(name: str) -> None:
+    config = load_preset(name)
+    assert parse(yaml.safe_load(to_yaml(config)), source="again") == config
+
+
+def test_the_presets_cover_every_kind_of_run() -> None:
+    kinds = {type(load_preset(name)) for name in preset_names()}
+    assert kinds == {DQNRun, PPORun, SegmentsRun, RLHFRun}
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidConfig, match=r"no preset 'ghost'; there are: .*cartpole-dqn"):
+        load_preset("ghost")
+    with pytest.raises(InvalidConfig, match="no preset"):
+        load_preset("../presets/cartpole-dqn")
+
+
+def test_overrides_replace_values_by_dotted_key() -> None:
+    overrides = {
+        "dqn.learning_rate": "3e-4",
+        "dqn.epsilon.end": "0.2",
+        "network.hidden": "[8, 8]",
+        "evaluation.goal_return": "null",
+        "policy": "other",
+    }
+    config = load_preset("cartpole-dqn", overrides, seed=7)
+    assert isinstance(config, DQNRun)
+    assert config.dqn.learning_rate == 3e-4
+    assert config.dqn.epsilon.end == 0.2
+    assert config.network.hidden == (8, 8)
+    assert config.evaluation.goal_return is None
+    assert (config.policy, config.seed) == ("other", 7)
+    assert config.dqn.batch_size == load_preset("cartpole-dqn").dqn.batch_size
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("dqn.colour", "red", "unknown key 'dqn.colour'"),
+        ("colour", "red", "unknown key 'colour'"),
+        ("network.depth.more", "1", "unknown key 'network.depth'"),
+        ("policy.name", "x", "'policy' is a value, not a group of keys"),
+        ("dqn.learning_rate", "fast", "dqn.learning_rate: .*valid number"),
+        ("dqn.learning_rate", "0", "dqn.learning_rate: .*greater than 0"),
+        ("dqn.batch_size", "1.5", "dqn.batch_size: .*integer"),
+        ("dqn.batch_size", "", "dqn.batch_size: .*integer"),
+        ("dqn", "1", "dqn: .*"),
+        ("policy", "Bad Name", "policy: .*pattern"),
+        ("seed", "-1", "seed: .*greater than or equal to 0"),
+        ("network.hidden", "[]", "network.hidden: .*at least 1"),
+        ("dqn.batch_size", "[1", "'\\[1' is not a YAML value"),
+        ("policy", "2026-13-45", "'2026-13-45' is not a YAML value"),
+        ("policy", "!!python/object:os.system x", "is not a YAML value"),
+        ("algorithm", "magic", "algorithm: .*'dqn', 'ppo', 'segments', 'dqn-rlhf'"),
+        (
+            "replay.min_replay_size",
+            "1000000",
+            "preset cartpole-dqn: Value error, replay.min_replay_size .*never reached",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_its_key(key: str, text: str, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        load_preset("cartpole-dqn", {key: text})
+
+
+def test_every_wrong_key_is_named() -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        load_preset("cartpole-dqn", {"colour": "red", "dqn.speed": "9", "dqn.n_step": "0"})
+    for part in ("unknown key 'colour'", "unknown key 'dqn.speed'", "dqn.n_step"):
+        assert part in str(refused.value)
+
+
+def test_overrides_leave_the_preset_as_it_is() -> None:
+    load_preset("cartpole-dqn", {"dqn.batch_size": "3"})
+    assert load_preset("cartpole-dqn").dqn.batch_size != 3
+
+
+@pytest.mark.parametrize("content", [None, [], "dqn", {}, {**MINIMAL, "environment": None}])
+def test_what_is_no_configuration_is_refused(content: object) -> None:
+    with pytest.raises(InvalidConfig, match="here: "):
+        parse(content, source="here")
+
+
+def test_the_least_that_can_be_said_is_enough() -> None:
+    assert isinstance(parse(MINIMAL, source="here"), DQNRun)

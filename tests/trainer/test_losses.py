@@ -1,0 +1,137 @@
+"""Losses on small arrays, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from services.trainer.losses import (
+    clipped_policy_loss,
+    double_q_target,
+    preference_log_likelihood,
+    soft_q_target,
+    td_loss,
+)
+
+Q = tensor([[1.0, 5.0], [3.0, 2.0]])
+
+
+def test_double_q_takes_the_selectors_action_and_the_targets_value() -> None:
+    # The selector prefers action 0 in row 0 and action 1 in row 1:
+    # 1 + 0.5·1 = 1.5 and 2 + 0·2 = 2 (terminated)
+    selector = tensor([[9.0, 0.0], [0.0, 9.0]])
+    target = double_q_target(tensor([1.0, 2.0]), tensor([0.5, 0.0]), Q, selector)
+    assert target.tolist() == [1.5, 2.0]
+
+
+def test_with_itself_as_selector_it_is_q_learning() -> None:
+    # 1 + 0.5·max(1, 5) = 3.5; 2 + 1·max(3, 2) = 5
+    target = double_q_target(tensor([1.0, 2.0]), tensor([0.5, 1.0]), Q, Q)
+    assert target.tolist() == [3.5, 5.0]
+
+
+def test_soft_q_is_the_log_of_the_summed_exponentials() -> None:
+    # τ = 2: 2·log(e^(2·log 2 / 2) + e^(2·log 3 / 2)) = 2·log(2 + 3); 1 + 0.5·that
+    q_t = tensor([[2 * math.log(2), 2 * math.log(3)]])
+    target = soft_q_target(tensor([1.0]), tensor([0.5]), q_t, 2.0)
+    assert target.item() == pytest.approx(1 + 0.5 * 2 * math.log(5))
+
+
+def test_soft_q_becomes_q_learning_as_the_temperature_falls() -> None:
+    target = soft_q_target(tensor([1.0, 2.0]), tensor([0.5, 0.0]), Q, 1e-3)
+    assert target.tolist() == pytest.approx([3.5, 2.0])
+
+
+def test_soft_q_of_equal_values_adds_the_temperatures_entropy() -> None:
+    target = soft_q_target(tensor([0.0]), tensor([1.0]), tensor([[4.0, 4.0, 4.0]]), 0.5)
+    assert target.item() == pytest.approx(4 + 0.5 * math.log(3))
+
+
+def test_the_td_loss_is_quadratic_within_delta_and_linear_outside() -> None:
+    # Chosen values 5 and 3, targets 4.5 and 0: errors 0.5 and 3, delta 1:
+    # (0.5·0.5² + 1·(3 - 0.5)) / 2 = (0.125 + 2.5) / 2
+    loss = td_loss(Q, tensor([1, 0]), tensor([4.5, 0.0]), delta=1.0)
+    assert loss.item() == pytest.approx(1.3125)
+
+
+def test_the_td_losss_gradient_is_the_error_clipped() -> None:
+    q = Q.clone().requires_grad_()
+    td_loss(q, tensor([1, 0]), tensor([4.5, 0.0]), delta=1.0).backward()
+    # error / 2 and clipped error / 2 for the chosen actions, nothing for the others
+    assert q.grad is not None
+    assert q.grad.tolist() == [[0.0, 0.25], [0.5, 0.0]]
+
+
+def test_no_gradient_flows_into_the_td_target() -> None:
+    target = tensor([4.5, 0.0], requires_grad=True)
+    td_loss(Q.clone().requires_grad_(), tensor([1, 0]), target, delta=1.0).backward()
+    assert target.grad is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.5, 2.0, -2.4),  # good and already likelier: no more than 1.2·2
+        (0.5, 2.0, -1.0),  # good but less likely: the whole way back
+        (1.5, -2.0, 3.0),  # bad but likelier: the whole way back
+        (0.5, -2.0, 1.6),  # bad and already less likely: no more than 0.8·2
+    ],
+)
+def test_the_policy_loss_is_clipped_where_the_policy_went_far_enough(
+    ratio: float, advantage: float, expected: float
+) -> None:
+    new = tensor([math.log(0.2 * ratio)])
+    loss = clipped_policy_loss(new, tensor([math.log(0.2)]), tensor([advantage]), 0.2)
+    assert loss.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "moves"), [(1.5, 2.0, False), (1.5, -2.0, True)])
+def test_where_it_is_clipped_nothing_is_learned(
+    ratio: float, advantage: float, moves: bool
+) -> None:
+    new = tensor([math.log(0.2 * ratio)], requires_grad=True)
+    clipped_policy_loss(new, tensor([math.log(0.2)]), tensor([advantage]), 0.2).backward()
+    assert new.grad is not None
+    assert bool(new.grad.abs().item() > 0) is moves
+
+
+def test_preferences_follow_bradley_terry_with_ties() -> None:
+    # e^left : e^right : ν·e^((left+right)/2) = 4 : 1 : 0.5·√4 = 4 : 1 : 1
+    found = preference_log_likelihood(tensor([math.log(4)]), tensor([0.0]), tensor([math.log(0.5)]))
+    assert [p.exp().item() for p in found] == pytest.approx([4 / 6, 1 / 6, 1 / 6])
+
+
+def test_the_three_probabilities_sum_to_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 5, 100, generator=generator) * 10
+    found = preference_log_likelihood(left, right, torch.randn(5, 1, generator=generator))
+    total = torch.stack(found).exp().sum(dim=0)
+    torch.testing.assert_close(total, torch.ones(5, 100))
+
+
+def test_sides_can_be_swapped() -> None:
+    left, right, log_tie = tensor([1.0, -2.0]), tensor([0.5, 3.0]), tensor(-1.0)
+    one = preference_log_likelihood(left, right, log_tie)
+    two = preference_log_likelihood(right, left, log_tie)
+    for a, b in zip(one, (two[1], two[0], two[2]), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_only_the_difference_of_utilities_counts() -> None:
+    one = preference_log_likelihood(tensor([1.0]), tensor([2.0]), tensor(-1.0))
+    two = preference_log_likelihood(tensor([501.0]), tensor([502.0]), tensor(-1.0))
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_larger_tie_parameter_makes_ties_likelier() -> None:
+    ties = [
+        preference_log_likelihood(tensor([0.0]), tensor([0.0]), tensor([v]))[2].item()
+        for v in (-2.0, 0.0, 2.0)
+    ]
+    assert ties == sorted(ties)
+    assert ties[1] == pytest.approx(math.log(1 / 3))
