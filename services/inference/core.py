@@ -72,7 +72,7 @@ class PolicyCore:
             raise InvalidInput(f"version is {version}, expected a version from 1, or 0 for none")
         state = self._catalogue.find(policy)
         if version:
-            return await self._loader.load(state.name, version)
+            return _serving(state, version) or await self._loader.load(state.name, version)
         served = state.serving.get(alias or STABLE)
         if served is None:
             raise NotFound(self._no_such_alias(state, alias or STABLE))
@@ -118,10 +118,8 @@ class PolicyCore:
     def is_loaded(self, policy: str, version: int) -> bool:
         """Whether a version is in memory."""
         state = self._catalogue.get(policy)
-        served = state.serving.values() if state else ()
-        return self._loader.has(policy, version) or any(
-            each.manifest.version == version for each in served
-        )
+        serving = state is not None and _serving(state, version) is not None
+        return serving or self._loader.has(policy, version)
 
     def load_error(self, policy: str, version: int) -> str:
         """Why a version is not served; empty when nothing speaks against it."""
@@ -199,3 +197,8 @@ class PolicyCore:
             return f"{state.name}: alias {alias!r} points at version {version}, refused: {reason}"
         known = ", ".join(sorted(state.aliases)) or "none yet"
         return f"policy {state.name!r} has no alias {alias!r}; there are: {known}"
+
+
+def _serving(state: PolicyState, version: int) -> ServedVersion | None:
+    found = (served for served in state.serving.values() if served.manifest.version == version)
+    return next(found, None)

@@ -169,6 +169,14 @@ class Loader:
         until = time.monotonic() + self._retry_s
         self._refused[policy, version] = _Refusal(type(error), str(error), until)
 
+    def keep(self, served: ServedVersion) -> None:
+        """Count a version as just used, and forget the one unused for longest if need be."""
+        key = served.manifest.policy, served.manifest.version
+        self._ready[key] = served
+        self._ready.move_to_end(key)
+        while len(self._ready) > self._max_loaded:
+            self._ready.popitem(last=False)
+
     async def load(self, policy: str, version: int) -> ServedVersion:
         """The version, loaded and warmed in a thread unless it is in memory.
 
@@ -207,7 +215,7 @@ class Loader:
         batcher = self._make_batcher(runner, policy)
         served = ServedVersion(manifest, batcher, ObservationDecoder(manifest.spec.observation))
         self._refused.pop((policy, version), None)
-        self._keep(policy, version, served)
+        self.keep(served)
         load_ms = round((time.perf_counter() - started) * 1000, 1)
         log.info(
             "loaded",
@@ -228,11 +236,6 @@ class Loader:
                 f"but stands in {policy}/{version}"
             )
         return manifest, self._make_runner(published.model, manifest.spec)
-
-    def _keep(self, policy: str, version: int, served: ServedVersion) -> None:
-        self._ready[policy, version] = served
-        while len(self._ready) > self._max_loaded:
-            self._ready.popitem(last=False)
 
 
 def check_interface(candidate: PolicyManifest, served: PolicyManifest) -> None:

@@ -106,8 +106,13 @@ class RepositoryWatcher:
         self, policy: str, state: AliasState, current: ServedVersion | None
     ) -> ServedVersion | None:
         if current is not None:
+            if current.manifest.version == state.version:
+                return current
             wanted = await self._try(policy, state.version)
-            return wanted if wanted and self._fits(policy, wanted, current) else current
+            if wanted is None or not self._fits(policy, wanted, current):
+                return current
+            self._loader.keep(current)  # for a rollback
+            return wanted
         for version in (state.version, *reversed(state.previous[-FALLBACKS:])):
             served = await self._try(policy, version)
             if served is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
 
+from services.common.durable import write_atomically
 from services.common.registry import PolicyRegistry
 from services.common.spec import ObservationSpace
 from tutelage import AsyncClient
@@ -24,13 +26,17 @@ from tutelage.errors import (
 OBSERVATION = [0.0, 0.0, 0.1, 0.0]
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[InferenceProcess, Path]]:
+    """A service with a policy for each kind of damage, and its repository."""
+    folder = tmp_path_factory.mktemp("shared")
+    process = InferenceProcess(folder / "policies", folder / "log")
+    yield process, folder / "policies"
+    process.stop()
+
+
 def corrupt(repository: Path, version: int, content: bytes) -> None:
     (repository / "cartpole" / str(version) / "model.onnx").write_bytes(content)
-
-
-def change_manifest(repository: Path, folder: int, **changes: object) -> None:
-    path = repository / "cartpole" / str(folder) / "policy.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 async def test_swaps_under_load_fail_no_call(start_service, registry: PolicyRegistry) -> None:
@@ -75,60 +81,62 @@ def test_serving_is_logged_at_every_swap(start_service, registry: PolicyRegistry
     [
         ("truncated", "has digest"),
         ("missing", "is missing"),
-        ("rubbish with its digest", "not an ONNX file"),
-        ("other shape than its spec", "the spec expects"),
-        ("other interface than is served", "publish it as a policy of another name"),
-        ("manifest of another version", "but stands in cartpole/2"),
-        ("damaged manifest", "is damaged"),
+        ("rubbish-with-its-digest", "not an ONNX file"),
+        ("other-shape-than-its-spec", "the spec expects"),
+        ("other-interface-than-served", "publish it as a policy of another name"),
+        ("manifest-of-another-version", "but stands in manifest-of-another-version/2"),
+        ("damaged-manifest", "is damaged"),
     ],
 )
 def test_a_bad_version_leaves_the_old_one_serving(
-    start_service, registry: PolicyRegistry, repository: Path, damage: str, reason: str
+    shared: tuple[InferenceProcess, Path], damage: str, reason: str
 ) -> None:
-    publish(registry, linear_model())
-    service: InferenceProcess = start_service()
-    publish_damaged(registry, repository, damage)
-    point_at_2(repository)
+    service, repository = shared
+    registry = PolicyRegistry(str(repository))
+    publish(registry, linear_model(), policy=damage)
+    service.wait_until_serving(damage, 1)
+    publish_damaged(registry, repository / damage, damage)
 
     def load_error() -> str:
-        return "".join(v.load_error for v in service.client.policy().versions if v.version == 2)
+        versions = service.client.policy(damage).versions
+        return "".join(version.load_error for version in versions if version.version == 2)
 
     assert reason in service.wait_for(load_error)
-    policy = service.client.policy()
+    policy = service.client.policy(damage)
     assert dict(policy.aliases) == {"stable": 2}
     assert dict(policy.serving) == {"stable": 1}
-    assert service.client.act(OBSERVATION).version == 1
+    assert service.client.act(OBSERVATION, policy=damage).version == 1
 
-    publish(registry, linear_model((0.0, 1.0)))
-    service.wait_until_serving("cartpole", 3)
-    refused = [r for r in service.records("version refused") if r["level"] == "error"]
-    assert [(r["policy"], r["version"]) for r in refused] == [("cartpole", 2)]
+    publish(registry, linear_model((0.0, 1.0)), policy=damage)
+    service.wait_until_serving(damage, 3)
+    refused = [r for r in service.records("version refused") if r["policy"] == damage]
+    assert [(r["version"], r["level"]) for r in refused] == [(2, "error")]
     assert reason in refused[0]["reason"]
 
 
-def publish_damaged(registry: PolicyRegistry, repository: Path, damage: str) -> None:
+def publish_damaged(registry: PolicyRegistry, folder: Path, damage: str) -> None:
+    """Version 2 of the policy in `folder`, damaged before the alias is pointed at it."""
     model, spec = linear_model((1.0, 0.0)), CARTPOLE
-    six = ObservationSpace(dtype="float32", shape=(6,))
-    if damage.startswith("rubbish"):
-        model = b"rubbish"
-    elif damage.startswith("other"):
+    if damage.startswith("other"):
+        six = ObservationSpace(dtype="float32", shape=(6,))
         spec = CARTPOLE.model_copy(update={"observation": six})
-    if damage == "other interface than is served":
+    if damage == "rubbish-with-its-digest":
+        model = b"rubbish"
+    elif damage == "other-interface-than-served":
         model = dense_model(random_layers([6, 2]))
-    publish(registry, model, spec=spec, alias=None)
+    publish(registry, model, policy=damage, spec=spec, alias=None)
+    manifest = folder / "2" / "policy.json"
     if damage == "truncated":
-        corrupt(repository, 2, model[: len(model) // 2])
+        (folder / "2" / "model.onnx").write_bytes(model[: len(model) // 2])
     elif damage == "missing":
-        (repository / "cartpole" / "2" / "model.onnx").unlink()
-    elif damage == "manifest of another version":
-        change_manifest(repository, 2, version=7)
-    elif damage == "damaged manifest":
-        (repository / "cartpole" / "2" / "policy.json").write_text("{")
-
-
-def point_at_2(repository: Path) -> None:
-    path = repository / "cartpole" / "aliases.json"
-    path.write_text(json.dumps({"stable": {"version": 2, "previous": [1]}}))
+        (folder / "2" / "model.onnx").unlink()
+    elif damage == "manifest-of-another-version":
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 7}))
+    elif damage == "damaged-manifest":
+        manifest.write_text("{")
+    # As another publisher may: the registry itself refuses to point at a damaged manifest.
+    aliases = {"stable": {"version": 2, "previous": [1]}}
+    write_atomically(folder / "aliases.json", json.dumps(aliases).encode())
 
 
 def test_after_a_restart_a_bad_version_falls_back_to_the_one_before(
