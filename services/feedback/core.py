@@ -62,11 +62,8 @@ class FeedbackCore:
             InvalidInput: when observations are not shaped as the policy's others are.
             StorageFull: when the disk is full.
         """
-        ids = [segment.segment_id for segment in uploaded]
-        known = self._database.run(lambda session: segments.existing(session, ids))
-        for segment in uploaded:
-            if segment.segment_id not in known:
-                self._clips.put(segment.segment_id, segment.clip)
+        for segment in self._database.run(lambda session: segments.new_ones(session, uploaded)):
+            self._clips.put(segment.segment_id, segment.clip)
         return self._database.run(
             lambda session: segments.add(session, uploaded, self._held_out_share)
         )

@@ -149,6 +149,33 @@ def split_of(policy: str, episode_id: str, held_out_share: float) -> Split:
     return Split.HELD_OUT if position < held_out_share else Split.TRAIN
 
 
+def new_ones(session: Session, uploaded: Sequence[NewSegment]) -> list[NewSegment]:
+    """Those that are not stored yet, each once.
+
+    Raises:
+        InvalidInput: when observations are not shaped as the policy's others are.
+    """
+    ids = [segment.segment_id for segment in uploaded]
+    query = select(Segment.segment_id).where(Segment.segment_id.in_(ids))
+    known = set(session.scalars(query))
+    new = {s.segment_id: s for s in uploaded if s.segment_id not in known}
+    shapes = {policy: _shape_of(session, policy) for policy in {s.policy for s in new.values()}}
+    for segment in new.values():
+        shape = shapes[segment.policy] = shapes[segment.policy] or segment.observation_shape
+        if segment.observation_shape != shape:
+            raise InvalidInput(
+                f"segment: observation_shape is {list(segment.observation_shape)}, expected "
+                f"{list(shape)} as of the other segments of {segment.policy!r}"
+            )
+    return list(new.values())
+
+
+def _shape_of(session: Session, policy: str) -> tuple[int, ...] | None:
+    query = select(Segment.observation_shape).where(Segment.policy == policy).limit(1)
+    shape = session.scalar(query)
+    return None if shape is None else tuple(shape)
+
+
 def add(session: Session, uploaded: Sequence[NewSegment], held_out_share: float) -> int:
     """Insert those that are not there yet; their clips are stored already.
 
@@ -156,31 +183,12 @@ def add(session: Session, uploaded: Sequence[NewSegment], held_out_share: float)
         How many were new.
 
     Raises:
-        InvalidInput: when observations are not shaped as the policy's others are.
+        InvalidInput: as `new_ones`.
     """
-    known = existing(session, [segment.segment_id for segment in uploaded])
-    new = {s.segment_id: s for s in uploaded if s.segment_id not in known}
-    for segment in new.values():
-        _check_same_shape(session, segment)
+    new = new_ones(session, uploaded)
+    for segment in new:
         session.add(_row(session, segment, held_out_share))
-        session.flush()  # the next one may be of the same, new policy
     return len(new)
-
-
-def existing(session: Session, segment_ids: Sequence[str]) -> set[str]:
-    """Which of these ids are stored."""
-    query = select(Segment.segment_id).where(Segment.segment_id.in_(segment_ids))
-    return set(session.scalars(query))
-
-
-def _check_same_shape(session: Session, segment: NewSegment) -> None:
-    query = select(Segment.observation_shape).where(Segment.policy == segment.policy).limit(1)
-    shape = session.scalar(query)
-    if shape is not None and shape != list(segment.observation_shape):
-        raise InvalidInput(
-            f"segment: observation_shape is {list(segment.observation_shape)}, expected {shape} "
-            f"as of the other segments of {segment.policy!r}"
-        )
 
 
 def _row(session: Session, segment: NewSegment, held_out_share: float) -> Segment:

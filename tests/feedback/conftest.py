@@ -12,8 +12,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., FeedbackProcess]]:
     """Starts services on this test's own folder; all are stopped at its end."""
     running: list[FeedbackProcess] = []
 
-    def starter(**settings: str) -> FeedbackProcess:
-        running.append(start_feedback(tmp_path, **settings))
+    def starter(*, port: int = 0, **settings: str) -> FeedbackProcess:
+        running.append(start_feedback(tmp_path, port=port, **settings))
         return running[-1]
 
     yield starter

@@ -122,8 +122,8 @@ def feedback_environment(folder: Path, port: int, **settings: str) -> dict[str, 
     }
 
 
-def start_feedback(folder: Path, **settings: str) -> FeedbackProcess:
-    port = free_port()
+def start_feedback(folder: Path, *, port: int = 0, **settings: str) -> FeedbackProcess:
+    port = port or free_port()
     with (folder / "feedback.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.feedback"],

@@ -6,6 +6,7 @@ import io
 import math
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from feedback_rig import LENGTH, FeedbackProcess, feedback_environment, make_segment, small_clip
 
+from services.common.ports import free_port
 from tutelage.v1 import feedback_pb2 as pb
 
 
@@ -123,6 +125,8 @@ def test_observations_of_another_shape_are_refused(
     other.observation_shape.extend([2, 2])
     message = upload_refused(shared_feedback, other)
     assert "observation_shape is [2, 2], expected [4]" in message
+    other.policy = f"{policy}-2"
+    assert "expected [4]" in upload_refused(shared_feedback, make_segment(other.policy, 1), other)
 
 
 def test_an_upload_of_nothing_or_too_much_is_refused(shared_feedback: FeedbackProcess) -> None:
@@ -431,14 +435,21 @@ def test_a_label_survives_kill_9_right_after_the_reply(
     assert clip.clip == small_clip()
 
 
-def test_the_held_out_share_is_kept(start: Callable[..., FeedbackProcess]) -> None:
-    service = start(TUTELAGE_HELD_OUT_SHARE="0.5", TUTELAGE_LABEL_GOAL="12")
+def test_settings_take_effect_and_metrics_are_served(start: Callable[..., FeedbackProcess]) -> None:
+    metrics = free_port()
+    service = start(
+        TUTELAGE_HELD_OUT_SHARE="0.5",
+        TUTELAGE_LABEL_GOAL="12",
+        TUTELAGE_FEEDBACK_METRICS_PORT=str(metrics),
+    )
     service.upload("cartpole", 40)
     for _ in range(60):
         service.submit(service.next_pair("cartpole"))
     progress = service.progress("cartpole")
     assert 15 <= progress.held_out <= 45
     assert progress.goal == 12
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as reply:
+        assert 'grpc_method="/tutelage.v1.FeedbackService/NextPair"' in reply.read().decode()
 
 
 def test_sigterm_ends_it_quietly(start: Callable[..., FeedbackProcess], tmp_path: Path) -> None:

@@ -172,7 +172,9 @@ def accuracy_chart(fits: Sequence[pb.RewardModelFitted]) -> alt.LayerChart:
         y="accuracy:Q",
         tooltip=["version:N", alt.Tooltip("accuracy:Q", format=".0%"), "labels:Q"],
     )
-    chart: alt.LayerChart = alt.LayerChart(layer=[chance, interval, points]).properties(height=SQUARE)
+    chart: alt.LayerChart = alt.LayerChart(layer=[chance, interval, points]).properties(
+        height=SQUARE
+    )
     return chart
 
 

@@ -14,6 +14,7 @@ from tutelage import Client, FeedbackClient, TrainingClient, TutelageError, erro
 
 RETRY_S = 2.0
 PROBE_S = 1.0
+TASKS_KEPT_S = 15.0  # labelling must not wait for services it does not need
 AWAY = (errors.Unavailable, errors.DeadlineExceeded)
 
 
@@ -119,11 +120,12 @@ def task_of(connection: Connection) -> str:
     return chosen
 
 
-def _known_tasks(connection: Connection) -> list[str]:
+@st.cache_data(ttl=TASKS_KEPT_S, show_spinner=False)
+def _known_tasks(_connection: Connection) -> list[str]:
     names: set[str] = set()
     for ask in (_policy_names, _run_policies):
         try:
-            names.update(ask(connection))
+            names.update(ask(_connection))
         except TutelageError:
             continue
     return sorted(names)

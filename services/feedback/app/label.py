@@ -133,6 +133,8 @@ def _show_progress(progress: pb.GetProgressResponse) -> None:
         f"{progress.right} right · {progress.ties} ties · {progress.skips} skipped · "
         f"{progress.by_labeler} by you",
     )
+    if labels >= progress.goal:
+        st.caption("The goal is reached: fine-tune on the Reward model page, or go on labelling.")
 
 
 def _show_pair(client: FeedbackClient, pair: pb.Pair, state: Judging) -> None:

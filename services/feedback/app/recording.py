@@ -13,6 +13,7 @@ DEFAULT_TASK = "cartpole"
 ALGORITHM = "segments"
 UNFINISHED = (pb.RUN_STATUS_QUEUED, pb.RUN_STATUS_RUNNING)
 REFRESH_S = 1.0
+ANSWER_S = 3.0
 
 
 def invite(connection: Connection, task: str, reason: str) -> None:
@@ -35,7 +36,7 @@ def invite(connection: Connection, task: str, reason: str) -> None:
 
 
 def _recording(connection: Connection, task: str) -> pb.Run | None:
-    runs = connection.training.list_runs(task)
+    runs = connection.training.list_runs(task, timeout_s=ANSWER_S)
     recordings = (run for run in runs if run.algorithm == ALGORITHM and run.status in UNFINISHED)
     return next(recordings, None)
 

@@ -1,0 +1,106 @@
+"""What the pages are made of, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gymnasium
+import pytest
+from fake_services import FakePolicies, FakeTrainer, serving, training_run, tuning_run
+
+from services.feedback.app import charts
+from services.feedback.app.acting import Choice, Stage
+from services.feedback.app.run_history import Publication, RunHistory, running_means, thinned
+from tutelage import Client
+from tutelage.v1 import training_pb2
+
+STABLE = Choice("cartpole", version=0, alias="stable", sample=False, temperature=1.0)
+
+
+def test_running_means_by_hand() -> None:
+    assert running_means([], 3) == []
+    assert running_means([3, 5, 10, 0, 2], 3) == [3, 4, 6, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "kept"),
+    [(0, 3, []), (3, 3, [0, 1, 2]), (5, 3, [0, 2, 4]), (101, 2, [0, 100])],
+)
+def test_thinning_keeps_both_ends(count: int, most: int, kept: list[int]) -> None:
+    assert thinned(count, most) == kept
+
+
+def test_a_history_takes_each_event_once() -> None:
+    events = training_run().events
+    history = RunHistory()
+    history.add(events[:100])
+    history.add(events[50:])
+    assert history.last_sequence == len(events)
+    assert [e.episode for e in history.episodes] == list(range(1, 401))
+    assert set(history.metrics) == {"loss", "epsilon", "q_mean"}
+    assert len(history.metrics["loss"]) == 100
+
+
+def test_publications_lie_at_the_evaluation_before_them() -> None:
+    history = RunHistory()
+    published = training_pb2.RunEvent(
+        sequence=1, policy_published=training_pb2.PolicyPublished(version=1)
+    )
+    history.add([published])
+    assert history.publications == [Publication(1, 0, None)]
+    history = RunHistory()
+    history.add(training_run().events)
+    assert [p.version for p in history.publications] == [1, 2]
+    steps = [e.env_steps for e in history.evaluations]
+    assert [p.env_steps for p in history.publications] == steps[1:3]
+
+
+def test_charts_can_be_drawn_with_data_and_without() -> None:
+    history = RunHistory()
+    for events in ([], training_run().events, tuning_run().events):
+        history.add(events)
+        assert charts.returns_chart(history).to_dict()["layer"]
+        assert charts.evaluations_chart(history).to_dict()["layer"]
+        assert charts.accuracy_chart(history.fits).to_dict()["layer"]
+    fits = RunHistory()
+    fits.add(tuning_run().events)
+    circles = charts.reliability_chart(fits.fits[-1]).to_dict()
+    assert any(len(rows) == 5 for rows in circles["datasets"].values())
+
+
+@pytest.fixture
+def policies() -> FakePolicies:
+    return FakePolicies()
+
+
+@pytest.fixture
+def client(policies: FakePolicies) -> Iterator[Client]:
+    with serving(FakeTrainer(), policies) as address, Client(address) as client:
+        yield client
+
+
+def test_each_frame_is_one_act_call(client: Client, policies: FakePolicies) -> None:
+    stage = Stage("CartPole-v1", seed=3)
+    frames = [stage.step(client, STABLE) for _ in range(5)]
+    assert policies.calls == 5
+    assert [frame.step for frame in frames] == [1, 2, 3, 4, 5]
+    assert frames[-1].episode_return == 5
+    assert {frame.version for frame in frames} == {2}
+    for frame in frames:
+        assert sum(frame.probabilities) == pytest.approx(1)
+        assert frame.probabilities[frame.action] == max(frame.probabilities)
+    assert stage.latency_ms(0.99) >= stage.latency_ms(0.5) > 0
+    stage.close()
+
+
+def test_the_next_episode_begins_by_itself(client: Client, policies: FakePolicies) -> None:
+    stage = Stage("CartPole-v1", seed=3)
+    steps = [stage.step(client, STABLE).step for _ in range(501)]
+    assert steps[499:] == [500, 1]
+    assert stage.episodes == 2
+    stage.close()
+
+
+def test_an_environment_that_is_not_known_is_refused() -> None:
+    with pytest.raises(gymnasium.error.Error):
+        Stage("NoSuchThing-v0", seed=0)
