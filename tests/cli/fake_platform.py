@@ -174,10 +174,12 @@ def events_of(run: training_pb2.Run) -> list[training_pb2.RunEvent]:
     """What a run has to tell, made up on the spot."""
     now = Timestamp()
     now.GetCurrentTime()
+    evaluated = training_pb2.PolicyEvaluated(episodes=100, mean_return=483.1)
     published = training_pb2.PolicyPublished(policy="cartpole", version=3, alias="stable")
     return [
         training_pb2.RunEvent(sequence=1, time=now, progress=a_progress()),
-        training_pb2.RunEvent(sequence=2, time=now, policy_published=published),
+        training_pb2.RunEvent(sequence=2, time=now, policy_evaluated=evaluated),
+        training_pb2.RunEvent(sequence=3, time=now, policy_published=published),
     ]
 
 

@@ -31,6 +31,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.ports import free_port
+from tutelage.v1 import training_pb2
 
 SCRIPT = Path(__file__).with_name("fake_launcher.py")
 
@@ -116,7 +117,7 @@ def test_the_whole_story_is_told_and_ctrl_c_ends_it(
     up.wait_for("Everything is up.")
     up.wait_for("started cartpole-dqn-1 (preset cartpole-dqn)")
     up.wait_for("cartpole-dqn-1 33% · training · return 201.5 · 1,250 env steps/s · 0:16 left")
-    up.wait_for("cartpole version 3 published")
+    up.wait_for("cartpole version 3 published (mean return 483.1 over 100 episodes)\n")
     data = Path(environment["TUTELAGE_DATA_DIR"])
     (data / "served").touch()
     up.wait_for("serving cartpole version 3\n")
@@ -142,6 +143,46 @@ def test_a_second_start_goes_on_and_starts_no_second_run(
     assert again.end(signal.SIGTERM) == 0
     tokens = Path(environment["TUTELAGE_DATA_DIR"]) / "tokens"
     assert tokens.read_text().split() == ["first-cartpole-dqn"]
+
+
+def test_with_a_policy_there_nothing_is_trained_and_nothing_said_twice(
+    launch: Launch, environment: dict[str, str]
+) -> None:
+    data = Path(environment["TUTELAGE_DATA_DIR"])
+    data.mkdir()
+    (data / "served").touch()
+    up = launch()
+    up.wait_for("started cartpole-segments-1")
+    assert up.end(signal.SIGTERM) == 0
+    assert up.output.count("tutelage.v1.PolicyService/Act") == 1
+    assert (data / "tokens").read_text().split() == ["first-cartpole-segments"]
+
+
+def test_a_run_that_failed_is_gone_on_with(launch: Launch, environment: dict[str, str]) -> None:
+    data = Path(environment["TUTELAGE_DATA_DIR"])
+    data.mkdir()
+    failed = a_run("cartpole-dqn-1")
+    failed.status = training_pb2.RUN_STATUS_FAILED
+    failed.error = "the disk was full"
+    FakeTraining(data).save(failed)
+    up = launch()
+    up.wait_for("going on with cartpole-dqn-1, which had failed: the disk was full")
+    up.wait_for("cartpole-dqn-1 33%")
+    assert up.end(signal.SIGTERM) == 0
+
+
+def test_a_run_that_was_stopped_is_left_to_people(
+    launch: Launch, environment: dict[str, str]
+) -> None:
+    data = Path(environment["TUTELAGE_DATA_DIR"])
+    data.mkdir()
+    stopped = a_run("cartpole-dqn-1")
+    stopped.status = training_pb2.RUN_STATUS_STOPPED
+    FakeTraining(data).save(stopped)
+    up = launch()
+    up.wait_for("go on with: tutelage runs resume cartpole-dqn-1")
+    assert up.end(signal.SIGTERM) == 0
+    assert not (data / "tokens").exists()
 
 
 def test_a_service_killed_is_started_again_and_its_run_followed_on(

@@ -37,15 +37,21 @@ class FirstSteps:
         self._services = services
         self._view = view
 
-    async def train_first_policy(self) -> None:
-        """Start the first run, unless there is a policy or a run already at work."""
+    async def train_first_policy(self) -> bool:
+        """Start the first run, unless there is a policy or a run already at work.
+
+        Returns:
+            Whether there is a policy.
+        """
         try:
-            if not await self._has_policy():
-                runs = await self._runs()
-                if not any(run.status in UNFINISHED for run in runs):
-                    await self._run(FIRST_RUN, runs)
+            if await self._has_policy():
+                return True
+            runs = await self._runs()
+            if not any(run.status in UNFINISHED for run in runs):
+                await self._run(FIRST_RUN, runs)
         except grpc.aio.AioRpcError as error:
             self._view.say(BAD, f"could not start a first run: {error.details()}")
+        return False
 
     async def record_first_segments(self) -> None:
         """Record segments of the served policy, so that the Label page has some to show."""

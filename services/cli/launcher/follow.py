@@ -54,6 +54,8 @@ class RunFollower:
         self._sequence: dict[str, int] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._shown: set[str] = set()
+        # There are too many of them for a line each: the newest goes with what is published.
+        self._evaluations: dict[str, training_pb2.PolicyEvaluated] = {}
 
     async def follow(self) -> None:
         """Never returns; survives restarts of the trainer."""
@@ -99,10 +101,20 @@ class RunFollower:
     def _show(self, run_id: str, event: training_pb2.RunEvent) -> None:
         if event.HasField("progress"):
             self._view.progress(run_id, event.progress)
+        elif event.HasField("policy_evaluated"):
+            self._evaluations[run_id] = event.policy_evaluated
         elif event.time.ToDatetime(tzinfo=UTC) >= self._since:
-            line = news(run_id, event)
-            if line is not None:
-                self._view.say(*line)
+            self._tell(run_id, event)
+
+    def _tell(self, run_id: str, event: training_pb2.RunEvent) -> None:
+        line = news(run_id, event)
+        if line is None:
+            return
+        mark, text = line
+        result = self._evaluations.get(run_id)
+        if event.HasField("policy_published") and result is not None:
+            text += f" (mean return {result.mean_return:.1f} over {result.episodes} episodes)"
+        self._view.say(mark, text)
 
 
 def news(run_id: str, event: training_pb2.RunEvent) -> tuple[str, str] | None:

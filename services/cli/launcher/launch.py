@@ -124,7 +124,8 @@ async def _accompany(
 async def _first_steps(
     settings: LauncherSettings, steps: FirstSteps, serving: ServingFollower, view: View
 ) -> None:
-    await steps.train_first_policy()
+    had_policy = await steps.train_first_policy()
     await serving.first_policy()
-    view.paste(things_to_paste(settings))
+    if not had_policy:  # what was shown at the start works only now, and has scrolled away
+        view.paste(things_to_paste(settings))
     await steps.record_first_segments()
