@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fake_platform import FakeTraining, a_run
 
 from services.cli.launcher import data_folder
 from services.cli.launcher.data_folder import claimed
