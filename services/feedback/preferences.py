@@ -124,7 +124,14 @@ def _stands() -> exists:  # type: ignore[valid-type]
 
 
 def _record(session: Session, judgement: Judgement, pair: Pair) -> Preference:
-    rounds = select(func.count()).where(Preference.pair_id == pair.pair_id)
+    # Counts undos, not judgements: one that another replica commits right now must collide
+    # with this one instead of moving it to the next round.
+    rounds = (
+        select(func.count())
+        .select_from(Undo)
+        .join(Preference, Preference.preference_id == Undo.preference_id)
+        .where(Preference.pair_id == pair.pair_id)
+    )
     preference = Preference(
         preference_id=uuid.uuid4().hex,
         pair_id=pair.pair_id,

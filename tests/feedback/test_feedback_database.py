@@ -208,16 +208,19 @@ def test_two_services_on_one_database_count_a_judgement_once(
     pair = core.next_pair("cartpole", "ann").pair
     duplicates: list[bool] = []
 
+    # Opened one after the other: migrations are for one thread of a process at a time.
+    others = [Database(f"sqlite:///{tmp_path}/labels.db") for _ in range(4)]
+
     def judge(number: int) -> None:
-        other = Database(f"sqlite:///{tmp_path}/labels.db")
         judgement = Judgement(pair.pair_id, "ann", Choice.LEFT, request_id=f"tab-{number}")
-        duplicates.append(make_core(other, tmp_path / "clips").submit(judgement)[2])
-        other.close()
+        duplicates.append(make_core(others[number], tmp_path / "clips").submit(judgement)[2])
 
     threads = [threading.Thread(target=judge, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    for other in others:
+        other.close()
     assert sorted(duplicates) == [False, True, True, True]
     assert core.progress("cartpole", "ann").labels[Choice.LEFT] == 1
