@@ -168,7 +168,7 @@ class Pair(_message.Message):
     split: Global___Split.ValueType
     @_builtins.property
     def left(self) -> Global___Segment:
-        """Segments without their clips."""
+        """Segments without their clips and rewards."""
 
     @_builtins.property
     def right(self) -> Global___Segment: ...
