@@ -13,6 +13,7 @@ from tutelage import TrainingClient, TutelageError
 from tutelage.v1 import training_pb2 as pb
 
 PRESETS = ("cartpole-dqn", "cartpole-ppo", "cartpole-segments", "cartpole-rlhf")
+RECORDING = "segments"
 REFRESH_S = 1.5
 BADGES = {
     pb.RUN_STATUS_QUEUED: ("Queued", "gray", ":material/schedule:"),
@@ -59,8 +60,7 @@ def _start(client: TrainingClient) -> None:
 def _choose(runs: list[pb.Run]) -> pb.Run:
     by_id = {run.run_id: run for run in runs}
     if st.session_state.get("run") not in by_id:
-        under_way = (run for run in runs if run.status == pb.RUN_STATUS_RUNNING)
-        st.session_state["run"] = next(under_way, runs[0]).run_id
+        st.session_state["run"] = _most_telling(runs).run_id
     chosen: str = st.selectbox(
         "Run",
         list(by_id),
@@ -70,6 +70,13 @@ def _choose(runs: list[pb.Run]) -> pb.Run:
         persist_state="session",
     )
     return by_id[chosen]
+
+
+def _most_telling(runs: list[pb.Run]) -> pb.Run:
+    """The newest that is under way; else the newest that learned; else the newest."""
+    under_way = (run for run in runs if run.status == pb.RUN_STATUS_RUNNING)
+    learned = (run for run in runs if run.algorithm != RECORDING)
+    return next(under_way, next(learned, runs[0]))
 
 
 def _status(run: pb.Run) -> tuple[str, str, str]:
@@ -83,8 +90,9 @@ def _show(connection: Connection, run_id: str, status_before: int) -> None:
             st.rerun()
         history = update(connection.training, run_id)
         _show_status(connection.training, run)
-        _show_figures(run, history)
-        _show_curves(history)
+        if run.algorithm != RECORDING:
+            _show_figures(run, history)
+            _show_curves(history)
         for message in history.messages[-3:]:
             show: Callable[[str], object] = {"warning": st.warning, "error": st.error}.get(
                 message.level, st.caption
@@ -173,8 +181,6 @@ def _show_curves(history: RunHistory) -> None:
         if name in history.metrics:
             shown.append((title, charts.metric_chart(history.metrics[name], title, colour)))
     if not shown:
-        if not history.episodes:
-            st.caption("This run has drawn no curves.")
         return
     for column, (title, chart) in zip(st.columns(len(shown)), shown, strict=True):
         column.markdown(f"**{title}**")
