@@ -1,0 +1,145 @@
+"""The real training loops on probe environments, without evaluation and publishing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from services.common.spec import Distribution
+from services.trainer import environments
+from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
+from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.checkpoint import CheckpointStore
+from services.trainer.config import DQNRun, PPORun, parse
+from services.trainer.networks import ActorCritic, QNetwork
+from services.trainer.resources import Resources
+from services.trainer.runs import off_policy, on_policy
+from services.trainer.runs.history import HistoryWriter
+from services.trainer.runs.session import RunSession
+
+CPU = torch.device("cpu")
+NEVER = 10**9
+COMMON: dict[str, Any] = {
+    "policy": "probe",
+    "network": {"hidden": [32]},
+    "evaluation": {"period": NEVER},
+    "checkpoint": {"period": NEVER},
+}
+DQN: dict[str, Any] = {
+    "total_env_steps": 900,
+    "learning_rate": 0.005,
+    "batch_size": 32,
+    "discount": 0.5,
+    "target_update_period": 20,
+    "env_steps_per_update": 1,
+    "epsilon": {"start": 1.0, "end": 1.0},
+}
+PPO: dict[str, Any] = {
+    "total_env_steps": 2400,
+    "learning_rate": 0.01,
+    "rollout_steps": 16,
+    "epochs": 8,
+    "anneal_learning_rate": False,
+    "max_gradient_norm": 10.0,
+    "minibatch_size": 32,
+    "discount": 0.5,
+}
+
+
+class Indifferent:
+    """A judge who never has enough."""
+
+    def consider(self, network: nn.Module, act: object, env_steps: int) -> bool:
+        return False
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def dqn_config(environment: str, **changes: Any) -> DQNRun:
+    content = {
+        **COMMON,
+        "algorithm": "dqn",
+        "environment": {"id": environment, "num_envs": 4},
+        "replay": {"capacity": 1000, "min_replay_size": 32, "chunk_rows": 4},
+        "dqn": DQN | changes,
+    }
+    config = parse(content, "test")
+    assert isinstance(config, DQNRun)
+    return config
+
+
+def ppo_config(environment: str, **changes: Any) -> PPORun:
+    content = {
+        **COMMON,
+        "algorithm": "ppo",
+        "environment": {"id": environment, "num_envs": 4},
+        "ppo": PPO | changes,
+    }
+    config = parse(content, "test")
+    assert isinstance(config, PPORun)
+    return config
+
+
+def make_dqn(config: DQNRun) -> DQNLearner:
+    torch.manual_seed(0)
+    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    target = q_learning_target(config.dqn.double)
+    return DQNLearner(QNetwork(spec, config.network), config.dqn, target, CPU)
+
+
+def make_ppo(config: PPORun) -> PPOLearner:
+    torch.manual_seed(0)
+    spec = environments.spec_of(config.environment, Distribution.LOGITS)
+    return PPOLearner(ActorCritic(spec, config.network), config.ppo, CPU)
+
+
+@contextmanager
+def session_in(folder: Path) -> Iterator[RunSession]:
+    history = HistoryWriter(folder / "history.jsonl")
+    yield RunSession(history)
+    history.close()
+
+
+def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
+    """Train to the end."""
+    learner = make_dqn(config)
+    with session_in(folder) as session:
+        parts = off_policy.Parts(
+            session=session,
+            resources=resources,
+            run_id=f"probe-{folder.name}",
+            attempt=1,
+            spec=learner.network.spec,
+            learner=learner,
+            judge=Indifferent(),
+            checkpoints=CheckpointStore(folder / "checkpoints"),
+            generator=np.random.default_rng(0),
+        )
+        assert off_policy.run(config, parts)
+    return learner
+
+
+def learn_ppo(config: PPORun, folder: Path) -> PPOLearner:
+    """Train to the end."""
+    learner = make_ppo(config)
+    with session_in(folder) as session:
+        parts = on_policy.Parts(
+            session=session,
+            spec=environments.spec_of(config.environment, Distribution.LOGITS),
+            learner=learner,
+            judge=Indifferent(),
+            checkpoints=CheckpointStore(folder / "checkpoints"),
+            generator=np.random.default_rng(0),
+        )
+        assert on_policy.OnPolicyRun(config, parts).run()
+    return learner

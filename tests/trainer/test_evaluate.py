@@ -1,0 +1,103 @@
+"""Evaluation: one episode of each environment, whatever their lengths."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from services.common.errors import InvalidConfig
+from services.common.spec import Distribution
+from services.trainer import environments
+from services.trainer.config import EnvironmentConfig
+from services.trainer.evaluate import evaluate
+
+CARTPOLE = EnvironmentConfig(id="CartPole-v1")
+
+
+def right(observations: np.ndarray) -> np.ndarray:
+    """Always push right."""
+    return np.ones(len(observations), np.int64)
+
+
+def balance(observations: np.ndarray) -> np.ndarray:
+    """Push where the pole falls."""
+    return (observations[:, 2] + observations[:, 3] > 0).astype(np.int64)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_each_environment_counts_one_episode(cut: bool) -> None:
+    corridor = EnvironmentConfig(id="ProbeCorridor-v0", kwargs={"length": 3, "cut": cut})
+    judged = evaluate(right, corridor, episodes=5, seed=0)
+    assert judged.returns.tolist() == [6.0] * 5
+    assert judged.summary.episodes == 5
+    assert math.isnan(judged.mean_step_reward)
+
+
+def test_short_episodes_are_not_favoured() -> None:
+    judged = evaluate(right, CARTPOLE, episodes=20, seed=0)
+    assert (judged.summary.min_return, judged.summary.max_return) == (
+        judged.returns.min(),
+        judged.returns.max(),
+    )
+    assert 8 <= judged.summary.min_return < judged.summary.max_return <= 12
+
+
+def test_a_truncated_episode_ends_it_too() -> None:
+    judged = evaluate(balance, CARTPOLE, episodes=3, seed=0)
+    assert judged.summary.max_return <= 500
+
+
+def test_the_extra_reward_is_the_mean_over_all_steps() -> None:
+    corridor = EnvironmentConfig(id="ProbeCorridor-v0", kwargs={"length": 3})
+    judged = evaluate(
+        right, corridor, episodes=5, seed=0, step_reward=lambda o, a: o[:, 0] + 10 * a
+    )
+    # Steps 0, 1 and 2 of action 1: (10 + 11 + 12) / 3
+    assert judged.mean_step_reward == pytest.approx(11)
+
+
+def test_what_was_seen_is_given_for_parity_checks() -> None:
+    judged = evaluate(right, CARTPOLE, episodes=2, seed=0)
+    assert judged.observations.shape[1:] == (4,)
+    assert len(judged.observations) >= 8
+
+
+def test_the_seed_decides_the_episodes() -> None:
+    one, two, three = (evaluate(right, CARTPOLE, 20, seed).returns for seed in (1, 1, 2))
+    assert one.tolist() == two.tolist()
+    assert one.tolist() != three.tolist()
+
+
+def test_a_disturbance_makes_a_good_policy_worse() -> None:
+    calm = evaluate(balance, CARTPOLE, 10, seed=0).summary.mean_return
+    assert evaluate(balance, CARTPOLE, 10, seed=0, disturbance=0.9).summary.mean_return < calm
+
+
+def test_what_a_policy_needs_to_know_of_an_environment() -> None:
+    spec = environments.spec_of(CARTPOLE, Distribution.LOGITS)
+    assert (spec.environment, spec.actions, spec.action_names) == (
+        "CartPole-v1",
+        2,
+        ("left", "right"),
+    )
+    assert (spec.observation.dtype, spec.observation.shape) == ("float32", (4,))
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ("Ghost-v0", "environment.id: .*Ghost"),
+        ("Pendulum-v1", "environment.id: Pendulum-v1 acts in Box"),
+        ("ProbeSmall-v0", "environment.id: ProbeSmall-v0 observes .*int8"),
+    ],
+)
+def test_environments_that_cannot_be_learnt_are_refused(environment: str, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        environments.spec_of(EnvironmentConfig(id=environment), Distribution.Q_VALUES)
+
+
+def test_keywords_that_an_environment_does_not_take_are_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"environment\.kwargs"):
+        environments.make(EnvironmentConfig(id="ProbeCorridor-v0", kwargs={"colour": "red"}))

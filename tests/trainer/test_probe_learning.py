@@ -1,0 +1,76 @@
+"""Learners find the values that probe environments have by their making. γ is 0.5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learning_rig import dqn_config, learn_dqn, learn_ppo, ppo_config
+
+from services.trainer.resources import Resources
+
+CLOSE = 0.1
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("environment", "observations", "expected"),
+    [
+        ("ProbeReward-v0", [0], [[1, 1]]),
+        ("ProbeDiscount-v0", [0, 1], [[0.5, 0.5], [1, 1]]),
+        ("ProbeAction-v0", [0, 1], [[1, 0], [0, 1]]),
+        ("ProbeTruncation-v0", [0], [[2, 2]]),
+    ],
+)
+def test_dqn_learns_the_values(
+    environment: str,
+    observations: list[float],
+    expected: list[list[float]],
+    resources: Resources,
+    tmp_path: Path,
+) -> None:
+    learner = learn_dqn(dqn_config(environment), resources, tmp_path)
+    values = learner.q_values(column(*observations))
+    np.testing.assert_allclose(values, expected, atol=CLOSE)
+
+
+@pytest.mark.parametrize("changes", [{"n_step": 3}, {"double": False}, {"n_step": 9}])
+def test_dqn_discounts_whatever_its_targets(
+    changes: dict[str, object], resources: Resources, tmp_path: Path
+) -> None:
+    # Rewards 1, 2, 3: worth 3 at the last step, 2 + 1.5 before it, 1 + 1.75 first.
+    learner = learn_dqn(dqn_config("ProbeCorridor-v0", **changes), resources, tmp_path)
+    values = learner.q_values(column(0, 1, 2)).mean(axis=1)
+    np.testing.assert_allclose(values, [2.75, 3.5, 3], atol=2 * CLOSE)
+
+
+def test_dqn_learns_rewards_in_the_scale_it_was_given(resources: Resources, tmp_path: Path) -> None:
+    learner = learn_dqn(dqn_config("ProbeReward-v0", reward_scale=2.0), resources, tmp_path)
+    np.testing.assert_allclose(learner.q_values(column(0)), [[0.5, 0.5]], atol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("environment", "observations", "expected"),
+    [
+        ("ProbeReward-v0", [0], [1]),
+        ("ProbeDiscount-v0", [0, 1], [0.5, 1]),
+        ("ProbeTruncation-v0", [0], [2]),
+    ],
+)
+def test_ppo_learns_the_values(
+    environment: str, observations: list[float], expected: list[float], tmp_path: Path
+) -> None:
+    learner = learn_ppo(ppo_config(environment), tmp_path)
+    np.testing.assert_allclose(learner.values(column(*observations)), expected, atol=2 * CLOSE)
+
+
+def test_ppo_learns_to_act(tmp_path: Path) -> None:
+    learner = learn_ppo(ppo_config("ProbeAction-v0"), tmp_path)
+    choice = learner.act(np.repeat(column(0, 1), 100, axis=0), np.random.default_rng(0))
+    right = choice.actions == np.repeat([0, 1], 100)
+    assert right.mean() > 0.9
+    assert learner.greedy(column(0, 1)).tolist() == [0, 1]
