@@ -86,6 +86,8 @@ def main() -> None:
         settings = load(TrainerSettings)
         configure_logging("trainer", settings.log_format, settings.log_level)
         if sys.argv[1:2] == ["run"] and len(sys.argv) == 3:
+            # Until the run listens there is nothing to save, and nothing to say.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             run_one(settings, sys.argv[2])
             return
         if settings.trainer_metrics_port:

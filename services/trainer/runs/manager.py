@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import Gauge
 
-from services.common.errors import PreconditionFailed
+from services.common.errors import DataCorrupted, InvalidConfig, PreconditionFailed
 from services.common.leash import leashed
 from services.trainer.config import load_preset
 from services.trainer.runs.history import HistoryWriter
@@ -54,6 +54,8 @@ class RunManager:
     _views: dict[str, RunView] = field(default_factory=dict)
     _workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _crashes: dict[str, _Crashes] = field(default_factory=dict)
+    _stopping: set[str] = field(default_factory=set)
+    _unreadable: set[str] = field(default_factory=set)
     _closing: bool = False
 
     def start(
@@ -65,9 +67,9 @@ class RunManager:
             InvalidConfig: when preset, override or seed cannot be run.
         """
         if request_id:
-            for view in self._all():
+            for view, run in self._all():
                 if view.request_id == request_id:
-                    return view.refresh()
+                    return run
         config = load_preset(preset, overrides, seed)
         folder = self.store.create(preset, config, request_id)
         log.info("run queued", run_id=folder.run_id)
@@ -83,7 +85,7 @@ class RunManager:
 
     def newest_first(self, policy: str = "") -> list[pb.Run]:
         """Runs, newest first, of one policy or all."""
-        runs = [view.refresh() for view in self._all()]
+        runs = [run for _, run in self._all()]
         return [run for run in reversed(runs) if not policy or run.policy == policy]
 
     async def stop(self, run_id: str) -> pb.Run:
@@ -102,6 +104,7 @@ class RunManager:
             with view.folder.locked():
                 _write_status(view.folder, pb.RUN_STATUS_STOPPED)
             return view.refresh()
+        self._stopping.add(run_id)
         worker.send_signal(signal.SIGINT)
         await self._gone(run_id)
         return view.refresh()
@@ -155,9 +158,18 @@ class RunManager:
             if code is None:
                 continue
             del self._workers[run_id]
-            view = self._views[run_id]
-            if view.refresh().status == pb.RUN_STATUS_RUNNING:
-                self._crashed(view, code)
+            self._take_end(self._views[run_id], code)
+
+    def _take_end(self, view: RunView, code: int) -> None:
+        run = view.refresh()
+        stopping = run.run_id in self._stopping
+        self._stopping.discard(run.run_id)
+        if run.status in ENDED or view.folder.is_locked():  # or at work elsewhere
+            return
+        if stopping:  # before it had begun to listen
+            _write_status(view.folder, pb.RUN_STATUS_STOPPED)
+        elif run.status == pb.RUN_STATUS_RUNNING or (code and not self._closing):
+            self._crashed(view, code)
 
     def _crashed(self, view: RunView, code: int) -> None:
         run = view.refresh()
@@ -171,7 +183,7 @@ class RunManager:
         log.warning("run's process died", run_id=run.run_id, cause=cause, deaths=count)
 
     def _fill(self) -> None:
-        states = [(view, view.refresh()) for view in self._all()]
+        states = self._all()
         for status in pb.RunStatus.values():
             name = pb.RunStatus.Name(status).removeprefix("RUN_STATUS_").lower()
             RUNS.labels(name).set(sum(run.status == status for _, run in states))
@@ -189,8 +201,18 @@ class RunManager:
         self._workers[folder.run_id] = process
         log.info("run started", run_id=folder.run_id, pid=process.pid)
 
-    def _all(self) -> list[RunView]:
-        return [self._view(folder) for folder in self.store.all()]
+    def _all(self) -> list[tuple[RunView, pb.Run]]:
+        """Every run that can be read, oldest first; others must not hold up the queue."""
+        states = []
+        for folder in self.store.all():
+            try:
+                view = self._view(folder)
+                states.append((view, view.refresh()))
+            except (DataCorrupted, InvalidConfig) as error:
+                if folder.run_id not in self._unreadable:
+                    log.error("run cannot be read", run_id=folder.run_id, reason=str(error))
+                    self._unreadable.add(folder.run_id)
+        return states
 
     def _view(self, folder: RunFolder) -> RunView:
         if folder.run_id not in self._views:
