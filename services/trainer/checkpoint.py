@@ -14,6 +14,7 @@ from torch import Tensor
 
 from services.common.errors import DataCorrupted
 from services.common.registry.store import FolderStore
+from services.trainer.divergence import check_weights
 
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
@@ -44,7 +45,9 @@ class CheckpointStore:
 
         Raises:
             StorageFull: when the disk is full; earlier checkpoints stay.
+            TrainingDiverged: when a tensor is not finite; to resume from it would be of no use.
         """
+        check_weights(checkpoint.tensors, self.steps())
         tensors = {name: t.detach().contiguous() for name, t in checkpoint.tensors.items()}
         state = json.dumps({"env_steps": checkpoint.env_steps, **checkpoint.state})
         files = {TENSORS: safetensors.torch.save(tensors), STATE: state.encode()}
