@@ -1,0 +1,245 @@
+"""The trainer as a real process: runs that finish, stop, crash, wait and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from trainer_process import ENDLESS, SHORT, TINY, TrainerProcess, is_checkpoint, is_message
+
+from services.common.embedded_redis import EmbeddedRedis
+from services.common.registry import PolicyRegistry
+from tutelage.v1 import training_pb2 as pb
+
+Start = Callable[..., TrainerProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path, shared_valkey: EmbeddedRedis) -> Iterator[Start]:
+    """Starts the service on the test's own folder; all are stopped at its end."""
+    started: list[TrainerProcess] = []
+
+    def starter(redis_url: str = shared_valkey.url, **settings: object) -> TrainerProcess:
+        started.append(TrainerProcess(tmp_path, redis_url, **settings))
+        return started[-1]
+
+    yield starter
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture(scope="module")
+def trainer(
+    tmp_path_factory: pytest.TempPathFactory, shared_valkey: EmbeddedRedis
+) -> Iterator[TrainerProcess]:
+    """One service for tests that need no other; it works on two runs at once."""
+    folder = tmp_path_factory.mktemp("trainer")
+    process = TrainerProcess(folder, shared_valkey.url, parallel_runs=2)
+    yield process
+    process.stop()
+
+
+def is_running(event: pb.RunEvent) -> bool:
+    return event.status_changed.status == pb.RUN_STATUS_RUNNING
+
+
+def test_a_run_trains_evaluates_and_publishes(start: Start, tmp_path: Path) -> None:
+    trainer = start()
+    run_id = trainer.start(SHORT, request_id="once")
+    assert trainer.start(SHORT, request_id="once") == run_id
+    events = list(trainer.events(run_id, follow=True))
+    run = trainer.run(run_id)
+    assert (run.status, run.error) == (pb.RUN_STATUS_SUCCEEDED, "")
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    kinds = {event.WhichOneof("event") for event in events}
+    assert kinds >= {
+        "status_changed",
+        "progress",
+        "episode_ended",
+        "policy_evaluated",
+        "policy_published",
+        "checkpoint_saved",
+    }
+    assert run.published_versions
+    assert run.checkpoint_env_steps >= 200
+    assert run.ended_at.seconds
+    registry = PolicyRegistry(str(tmp_path / "policies"))
+    assert registry.aliases("cartpole")["stable"].version in run.published_versions
+    published = registry.load("cartpole", run.published_versions[-1])
+    assert (published.manifest.run_id, published.manifest.algorithm) == (run_id, "dqn")
+    # What has been read is not sent again, and a run that succeeded is over.
+    assert [e.sequence for e in trainer.events(run_id, after=len(events) - 1)] == [len(events)]
+    with pytest.raises(grpc.RpcError, match="succeeded; only stopped and failed runs"):
+        trainer.stub.ResumeRun(pb.ResumeRunRequest(run_id=run_id))
+    with pytest.raises(grpc.RpcError, match="is not at work, it has ended"):
+        trainer.stop_run(run_id)
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("ghost", {}, "no preset 'ghost'"),
+        ("cartpole-dqn", {"dqn.colour": "red"}, "unknown key 'dqn.colour'"),
+        ("cartpole-dqn", {"dqn.learning_rate": "fast"}, "dqn.learning_rate"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_once(
+    trainer: TrainerProcess, preset: str, overrides: dict[str, str], message: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        trainer.start(overrides, preset)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert message in refused.value.details()
+
+
+def test_an_unknown_run_is_not_found(trainer: TrainerProcess) -> None:
+    for call in (trainer.run, trainer.stop_run, lambda run_id: list(trainer.events(run_id))):
+        with pytest.raises(grpc.RpcError, match="no run 'ghost'") as refused:
+            call("ghost")
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_run_fails_with_its_reason(trainer: TrainerProcess) -> None:
+    run = trainer.wait_until_ended(trainer.start(SHORT | {"environment.id": "Ghost-v0"}))
+    assert run.status == pb.RUN_STATUS_FAILED
+    assert "environment.id" in run.error
+
+
+def test_a_diverging_run_fails_and_names_its_last_good_checkpoint(
+    trainer: TrainerProcess,
+) -> None:
+    wild = {
+        "dqn.learning_rate": "1e30",
+        "dqn.env_steps_per_update": "1",
+        "replay.min_replay_size": "300",
+        "checkpoint.period": "16",
+    }
+    run = trainer.wait_until_ended(trainer.start(ENDLESS | wild))
+    assert run.status == pb.RUN_STATUS_FAILED
+    assert f"last good checkpoint: {run.checkpoint_env_steps} env steps" in run.error
+    # Learning begins at 300 steps: no checkpoint of what had diverged is kept.
+    assert 200 <= run.checkpoint_env_steps < 320
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(trainer: TrainerProcess) -> None:
+    run_id = trainer.start(ENDLESS)
+    trainer.wait_for_event(run_id, lambda event: event.progress.done > 200)
+    stopped = trainer.stop_run(run_id)
+    assert stopped.status == pb.RUN_STATUS_STOPPED
+    at, events = stopped.checkpoint_env_steps, list(trainer.events(run_id))
+    assert at > 200
+    resumed = trainer.stub.ResumeRun(pb.ResumeRunRequest(run_id=run_id)).run
+    assert resumed.status == pb.RUN_STATUS_QUEUED
+    after = len(events)
+    trainer.wait_for_event(run_id, is_message(f"resumed at {at} env steps"), after)
+    progress = trainer.wait_for_event(run_id, lambda e: e.HasField("progress"), after)
+    assert progress.progress.done > at
+    again = trainer.stop_run(run_id)
+    assert again.checkpoint_env_steps > at
+    numbers = [e.episode_ended.episode for e in trainer.events(run_id) if e.episode_ended.episode]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_ppo_stops_and_goes_on_too(trainer: TrainerProcess) -> None:
+    endless = {"ppo.total_env_steps": "100000000", "evaluation.period": "100000000"}
+    run_id = trainer.start(endless, preset="cartpole-ppo")
+    trainer.wait_for_event(run_id, lambda event: event.progress.done > 0)
+    at = trainer.stop_run(run_id).checkpoint_env_steps
+    assert at > 0
+    trainer.stub.ResumeRun(pb.ResumeRunRequest(run_id=run_id))
+    trainer.wait_for_event(run_id, is_message(f"resumed at {at} env steps"))
+    assert trainer.stop_run(run_id).status == pb.RUN_STATUS_STOPPED
+
+
+def test_a_run_can_be_stopped_before_it_listens(start: Start) -> None:
+    trainer = start()
+    first, second = trainer.start(ENDLESS), trainer.start(ENDLESS)
+    # One waits its turn, the other's process is being made.
+    assert trainer.stop_run(second).status == pb.RUN_STATUS_STOPPED
+    while not trainer.process.children():
+        pass
+    assert trainer.stop_run(first).status == pb.RUN_STATUS_STOPPED
+    assert trainer.run(second).status == pb.RUN_STATUS_STOPPED
+    assert "Traceback" not in trainer.log
+
+
+def test_a_killed_run_is_taken_up_again(start: Start) -> None:
+    trainer = start()
+    run_id = trainer.start(ENDLESS)
+    saved = trainer.wait_for_event(run_id, is_checkpoint)
+    trainer.worker().kill()
+    died = trainer.wait_for_event(
+        run_id, lambda e: "its process died (signal 9)" in e.status_changed.reason, saved.sequence
+    )
+    assert died.status_changed.status == pb.RUN_STATUS_QUEUED
+    resumed = trainer.wait_for_event(run_id, is_message("resumed at"), died.sequence)
+    past = [e for e in trainer.events(run_id) if e.sequence < died.sequence]
+    newest = max(event.checkpoint_saved.env_steps for event in past)
+    # Its last words may be missing: a checkpoint is on disk before it is spoken of.
+    assert int(resumed.message.text.split()[2]) >= newest
+    trainer.stop_run(run_id)
+
+
+@pytest.mark.parametrize("end", [TrainerProcess.stop, TrainerProcess.kill])
+def test_a_run_survives_its_service(start: Start, end: Callable[[TrainerProcess], object]) -> None:
+    trainer = start()
+    run_id = trainer.start(ENDLESS)
+    trainer.wait_for_event(run_id, is_checkpoint)
+    worker = trainer.worker()
+    end(trainer)
+    psutil.wait_procs([worker], timeout=30)
+    assert not worker.is_running()
+    again = start()
+    again.wait_for_event(run_id, is_message("resumed at"))
+    assert again.stop_run(run_id).status == pb.RUN_STATUS_STOPPED
+
+
+def test_a_run_waits_for_redis_says_so_and_finishes(start: Start, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "valkey") as valkey:
+        trainer = start(redis_url=valkey.url)
+        run_id = trainer.start(TINY | {"dqn.total_env_steps": "4000"})
+        trainer.wait_for_event(run_id, lambda event: event.progress.done > 0)
+        valkey.kill()
+        waiting = trainer.wait_for_event(run_id, is_message("nothing is lost, trying again"))
+        assert waiting.message.level == "warning"
+        assert "Redis does not answer" in waiting.message.text
+        valkey.start()
+        run = trainer.wait_until_ended(run_id)
+        assert (run.status, run.error) == (pb.RUN_STATUS_SUCCEEDED, "")
+
+
+def test_a_run_that_waits_for_redis_can_be_stopped(start: Start, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "valkey") as valkey:
+        trainer = start(redis_url=valkey.url)
+        run_id = trainer.start(ENDLESS)
+        trainer.wait_for_event(run_id, lambda event: event.progress.done > 0)
+        valkey.kill()
+        trainer.wait_for_event(run_id, is_message("trying again"))
+        run = trainer.stop_run(run_id)
+        assert run.status == pb.RUN_STATUS_STOPPED
+        assert run.checkpoint_env_steps > 0
+
+
+def test_a_damaged_run_does_not_hold_up_the_others(start: Start, tmp_path: Path) -> None:
+    trainer = start()
+    damaged = trainer.start(SHORT)
+    trainer.stop_run(damaged)
+    trainer.stop()
+    with (tmp_path / "runs" / damaged / "history.jsonl").open("a") as file:
+        file.write("not an event\n")
+    again = start()
+    assert again.wait_until_ended(again.start(SHORT)).status == pb.RUN_STATUS_SUCCEEDED
+    with pytest.raises(grpc.RpcError) as refused:
+        again.run(damaged)
+    assert refused.value.code() == grpc.StatusCode.DATA_LOSS
+
+
+def test_a_taken_port_is_one_clear_line(start: Start, tmp_path: Path) -> None:
+    trainer = start()
+    with pytest.raises(AssertionError) as ended:
+        start(trainer_address=trainer.channel._channel.target().decode().split("/")[-1])
+    assert "trainer: cannot listen on 127.0.0.1:" in str(ended.value)
+    assert "Traceback" not in str(ended.value)
