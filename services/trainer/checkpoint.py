@@ -12,7 +12,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from services.common.errors import DataCorrupted
+from services.common.errors import DataCorrupted, NotFound
 from services.common.registry.store import FolderStore
 from services.trainer.divergence import check_weights
 
@@ -68,6 +68,6 @@ class CheckpointStore:
         try:
             tensors = safetensors.torch.load(self._store.read(f"{folder}/{TENSORS}"))
             state = json.loads(self._store.read(f"{folder}/{STATE}"))
-        except (ValueError, safetensors.SafetensorError) as error:
+        except (NotFound, ValueError, safetensors.SafetensorError) as error:
             raise DataCorrupted(f"checkpoint {self._folder / folder}: {error}") from error
         return Checkpoint(state.pop("env_steps"), tensors, state)

@@ -75,7 +75,7 @@ class HistoryReader:
                 return
             try:
                 event = json_format.Parse(line, pb.RunEvent(), ignore_unknown_fields=True)
-            except json_format.ParseError as error:
+            except (json_format.ParseError, UnicodeDecodeError) as error:
                 raise DataCorrupted(f"{self._path} at byte {self.offset}: {error}") from None
             self.offset += len(line)
             yield event
