@@ -1,0 +1,161 @@
+"""Checkpoints on disk: whole, few, and good to go on from exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from learning_rig import dqn_config, make_dqn, make_ppo, ppo_config
+from torch import Tensor
+
+from services.common.errors import DataCorrupted
+from services.common.replay.n_step import NStepBatch
+from services.trainer.algorithms.dqn import DQNLearner
+from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
+from services.trainer.checkpoint import Checkpoint, CheckpointStore
+from services.trainer.divergence import TrainingDiverged
+
+
+def save(store: CheckpointStore, env_steps: int) -> None:
+    store.save(Checkpoint(env_steps, {"weight": torch.tensor([float(env_steps)])}, {"n": 1}))
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+    generator.random(3)
+    state = {"generator": generator.bit_generator.state, "judge": {"published": None}}
+    tensors = {"a.b": torch.arange(6.0).reshape(2, 3).T, "steps": torch.tensor(7)}
+    CheckpointStore(tmp_path).save(Checkpoint(42, tensors, state))
+    loaded = CheckpointStore(tmp_path).load_newest()
+    assert loaded is not None
+    assert (loaded.env_steps, loaded.state) == (42, state)
+    assert_equal(loaded.tensors, tensors)
+    other = np.random.default_rng(0)
+    other.bit_generator.state = loaded.state["generator"]
+    assert other.random() == generator.random()
+
+
+def test_without_any_there_is_none(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path / "none").load_newest() is None
+
+
+def test_the_newest_few_are_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for env_steps in (5, 90, 1000):
+        save(store, env_steps)
+    assert store.steps() == [90, 1000]
+    newest = store.load_newest()
+    assert newest is not None
+    assert newest.tensors["weight"].item() == 1000
+
+
+def test_what_a_crash_left_half_written_is_not_seen(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    save(store, 5)
+    torn = tmp_path / ".publishing-torn"
+    torn.mkdir()
+    (torn / "tensors.safetensors").write_bytes(b"half")
+    assert store.steps() == [5]
+    save(store, 6)
+    assert store.steps() == [5, 6]
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff{", None])
+def test_a_damaged_checkpoint_is_said_to_be(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    store = CheckpointStore(tmp_path)
+    save(store, 5)
+    path = tmp_path / "000000000005" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataCorrupted, match=f"checkpoint {tmp_path}/000000000005"):
+        store.load_newest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path, value: float) -> None:
+    store = CheckpointStore(tmp_path)
+    save(store, 5)
+    with pytest.raises(TrainingDiverged, match=r"weight is no longer finite; .*: 5 env steps"):
+        store.save(Checkpoint(6, {"weight": torch.tensor([1.0, value])}, {}))
+    assert store.steps() == [5]
+
+
+# --- going on from a checkpoint as if there had been none ------------------------
+
+
+def assert_equal(one: object, two: object) -> None:
+    assert isinstance(one, dict)
+    assert isinstance(two, dict)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+def through(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as they come back from disk."""
+    CheckpointStore(folder).save(Checkpoint(1, tensors, {}))
+    loaded = CheckpointStore(folder).load_newest()
+    assert loaded is not None
+    return dict(loaded.tensors)
+
+
+def transitions(generator: np.random.Generator) -> NStepBatch:
+    return NStepBatch(
+        observation=generator.normal(size=(32, 4)).astype(np.float32),
+        action=generator.integers(2, size=32).astype(np.int32),
+        reward=generator.normal(size=32).astype(np.float32),
+        discount=np.full(32, 0.9, np.float32),
+        next_observation=generator.normal(size=(32, 4)).astype(np.float32),
+    )
+
+
+def test_dqn_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    config, generator = dqn_config("CartPole-v1"), np.random.default_rng(0)
+    learner = make_dqn(config)
+    for _ in range(25):
+        learner.update(transitions(generator))
+    resumed = _perturbed_dqn(make_dqn(config))
+    resumed.restore(through(tmp_path, learner.tensors()), learner.updates)
+    for _ in range(20):  # past the next copy to the target network
+        batch = transitions(generator)
+        learner.update(batch)
+        resumed.update(batch)
+    assert_equal(learner.tensors(), resumed.tensors())
+    assert resumed.updates == learner.updates == 45
+
+
+def _perturbed_dqn(learner: DQNLearner) -> DQNLearner:
+    learner.update(transitions(np.random.default_rng(9)))
+    return learner
+
+
+def rollout(generator: np.random.Generator) -> RolloutBatch:
+    return RolloutBatch(
+        observation=generator.normal(size=(64, 4)).astype(np.float32),
+        action=generator.integers(2, size=64),
+        log_probability=np.full(64, np.log(0.5), np.float32),
+        advantage=generator.normal(size=64).astype(np.float32),
+        value_target=generator.normal(size=64).astype(np.float32),
+    )
+
+
+def test_ppo_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    config, generator = ppo_config("CartPole-v1"), np.random.default_rng(0)
+    learner = make_ppo(config)
+    learner.update(rollout(generator), np.random.default_rng(1))
+    resumed = _perturbed_ppo(make_ppo(config))
+    resumed.restore(through(tmp_path, learner.tensors()), learner.updates)
+    batch = rollout(generator)
+    for each in (learner, resumed):
+        each.update(batch, np.random.default_rng(2))
+    assert_equal(learner.tensors(), resumed.tensors())
+    assert resumed.updates == learner.updates == 2
+
+
+def _perturbed_ppo(learner: PPOLearner) -> PPOLearner:
+    learner.update(rollout(np.random.default_rng(9)), np.random.default_rng(9))
+    return learner
