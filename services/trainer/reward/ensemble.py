@@ -90,7 +90,7 @@ class RewardEnsemble(nn.Module):
         with torch.inference_mode():
             members = self(flat, torch.from_numpy(np.asarray(actions, np.int64)))  # (E, B)
             mean = members.mean(dim=0) - self.reward_mean
-            spread = members.std(dim=0) if pessimism else 0.0
+            spread = members.std(dim=0, correction=0) if pessimism else 0.0  # 0 for one member
             rewards: npt.NDArray[np.float32] = (
                 ((mean - pessimism * spread) / self.reward_std).float().numpy()
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from services.common.errors import PreconditionFailed
 from services.trainer.config import RewardConfig
 from services.trainer.losses import preference_log_likelihood
 from services.trainer.reward.calibration import (
@@ -47,29 +49,36 @@ def fit(
     actions: int,
     config: RewardConfig,
     generator: np.random.Generator,
+    on_epoch: Callable[[int], None] = lambda done: None,
 ) -> tuple[RewardEnsemble, Report]:
     """Fit by maximum likelihood of Bradley-Terry with ties (Davidson 1970).
 
     Each member has a bootstrap sample of the preferences of its own, as weights. Targets are
     softened by `label_noise`, for people err (Christiano et al. 2017). All of the training
     preferences make one batch: there are hundreds, not millions.
+
+    Raises:
+        PreconditionFailed: when every preference is held out.
     """
+    train = np.flatnonzero(~data.held_out)
+    if not len(train):
+        raise PreconditionFailed("every preference is held out; label more pairs to learn from")
     torch.manual_seed(int(generator.integers(2**31)))
     steps = _Steps.of(data)
     ensemble = RewardEnsemble(steps.observations.shape[1], actions, config.members, config.hidden)
     ensemble.standardise(steps.observations)
-    train = np.flatnonzero(~data.held_out)
     weights = _bootstrap(len(train), config.members, generator)
     targets = _soft_targets(data.outcome[train], config.label_noise)
     optimizer = torch.optim.AdamW(
         ensemble.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    for _ in range(config.epochs):
+    for epoch in range(config.epochs):
         log_likelihood = _log_likelihood(ensemble, steps, data, train)  # (E, P, 3)
         loss = -(weights * (targets * log_likelihood).sum(dim=2)).sum(dim=1).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        on_epoch(epoch + 1)
     ensemble.requires_grad_(False)
     ensemble.normalise(steps.observations, steps.actions)
     return ensemble, judge(ensemble, data, config)
