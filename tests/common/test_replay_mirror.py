@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import redis
-from replay_rig import SCHEMA, make_rows
+from replay_rig import SCHEMA, interleave, make_rows
 
 from services.common.errors import ReplayDataLost
 from services.common.replay import ReplayMirror, ReplayProducer, ReplayStore, mirror
@@ -110,6 +110,23 @@ def test_rewards_are_relabelled_once_and_only_here(client: redis.Redis, name: st
     rows = copy.sample(100, np.random.default_rng(0))
     np.testing.assert_array_equal(rows["reward"], -(rows["step"] + 1.0))
     assert SCHEMA.unpack(store.tail(0, 4)[2])["reward"].tolist() == [3, 4, 5, 6]
+
+
+def test_the_newest_rows_come_with_the_links_between_them(client: redis.Redis, name: str) -> None:
+    # Appended: a0 b0 a1 b1 a2 b2 a3 b3, of which b2 is the last of its episode; a ring of 6.
+    store = ReplayStore(client, name, SCHEMA, 6)
+    writer, copy = ReplayProducer(store), ReplayMirror(store)
+    first, second = make_rows(1, range(4)), make_rows(2, range(3), truncated=2)
+    writer.append(interleave(first[:3], second))
+    copy.sync()
+    writer.append(np.concatenate([first[3:], make_rows(3, [0])]))
+    copy.sync()
+    window = copy.newest(4)
+    assert window.rows["episode_id"].tolist() == [1, 2, 1, 3]
+    assert window.rows["step"].tolist() == [2, 2, 3, 0]
+    assert window.successor.tolist() == [2, -1, -1, -1]
+    assert copy.newest(100).rows["step"].tolist() == [1, 1, 2, 2, 3, 0]
+    assert copy.newest(100).successor.tolist() == [2, 3, 4, -1, -1, -1]
 
 
 def test_the_same_generator_draws_the_same_rows(client: redis.Redis, name: str) -> None:

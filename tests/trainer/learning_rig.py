@@ -17,6 +17,7 @@ from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
 from services.trainer.algorithms.ppo import PPOLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import DQNRun, PPORun, parse
+from services.trainer.learning import UniformReplay
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy, on_policy
@@ -112,7 +113,7 @@ def session_in(folder: Path) -> Iterator[RunSession]:
 
 def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
     """Train to the end."""
-    learner = make_dqn(config)
+    learner, generator = make_dqn(config), np.random.default_rng(0)
     with session_in(folder) as session:
         parts = off_policy.Parts(
             session=session,
@@ -120,10 +121,10 @@ def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
             run_id=f"probe-{folder.name}",
             attempt=1,
             spec=learner.network.spec,
-            learner=learner,
+            learning=UniformReplay(learner, config.dqn, generator),
             judge=Indifferent(),
             checkpoints=CheckpointStore(folder / "checkpoints"),
-            generator=np.random.default_rng(0),
+            generator=generator,
         )
         assert off_policy.run(config, parts)
     return learner

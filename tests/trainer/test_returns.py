@@ -1,11 +1,11 @@
-"""Advantages by hand. With γ = 0.5 and λ = 0.5, credit falls to a quarter with each step back."""
+"""Returns and advantages by hand, with γ = 0.5 and λ = 0.5."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from services.trainer.returns import generalised_advantages
+from services.trainer.returns import generalised_advantages, lambda_returns
 
 
 def advantages(
@@ -74,3 +74,56 @@ def test_environments_do_not_touch_one_another() -> None:
     found = generalised_advantages(rewards, values[:-1], values[1:], ended, ended, 0.5, 0.5)
     assert found[:, 0].tolist() == pytest.approx([1.8125, 3.25, 5])
     assert found[:, 1].tolist() == pytest.approx([1.25, 1, 5])
+
+
+NONE = -1
+
+
+def returns(
+    successor: list[int], *, terminated: list[bool] | None = None, horizon: int = 9
+) -> list[float]:
+    """λ-returns of rewards 1, 2, 3 with next values 1, 2, 8."""
+    return lambda_returns(
+        np.array([1, 2, 3], np.float32),
+        np.array([1, 2, 8], np.float32),
+        np.array(terminated or [False] * 3),
+        np.array(successor),
+        0.5,
+        0.5,
+        horizon,
+    ).tolist()
+
+
+def test_lambda_returns_mix_the_value_reached_with_the_return_from_there() -> None:
+    # G₂ = 3 + 0.5·8 = 7, G₁ = 2 + 0.5·(0.5·2 + 0.5·7) = 4.25,
+    # G₀ = 1 + 0.5·(0.5·1 + 0.5·4.25) = 2.3125: the advantages above, plus the values
+    assert returns([1, 2, NONE]) == [2.3125, 4.25, 7]
+
+
+@pytest.mark.parametrize(
+    ("horizon", "expected"),
+    [
+        (1, [1.5, 3, 7]),  # r + 0.5·V(s')
+        (2, [2.0, 4.25, 7]),  # G₀ = 1 + 0.5·(0.5·1 + 0.5·3)
+        (3, [2.3125, 4.25, 7]),
+    ],
+)
+def test_lambda_returns_look_no_further_than_the_horizon(
+    horizon: int, expected: list[float]
+) -> None:
+    assert returns([1, 2, NONE], horizon=horizon) == expected
+
+
+def test_lambda_returns_end_at_a_termination() -> None:
+    # G₁ = 2, G₀ = 1 + 0.5·(0.5·1 + 0.5·2)
+    assert returns([1, NONE, NONE], terminated=[False, True, False]) == [1.75, 2, 7]
+
+
+def test_lambda_returns_bootstrap_through_a_truncation() -> None:
+    # G₁ = 2 + 0.5·2, G₀ = 1 + 0.5·(0.5·1 + 0.5·3)
+    assert returns([1, NONE, NONE]) == [2, 3, 7]
+
+
+def test_lambda_returns_follow_links_not_positions() -> None:
+    # Step 0 goes on at position 2: G₀ = 1 + 0.5·(0.5·1 + 0.5·7)
+    assert returns([2, NONE, NONE]) == [3, 3, 7]
