@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import redis
-import torch
 
 from services.common.registry import PolicyRegistry
 from services.common.replay import connect
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -39,4 +42,6 @@ class Resources:
     @cached_property
     def device(self) -> torch.device:
         """CUDA where there is one, else the CPU."""
+        import torch  # here, as the service, which starts runs, has no need of it
+
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
