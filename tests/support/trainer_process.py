@@ -45,23 +45,23 @@ class TrainerProcess:
     """`python -m services.trainer` on a free port; ready when made."""
 
     def __init__(self, folder: Path, redis_url: str, **settings: object) -> None:
-        port = free_port()
+        self.address = f"127.0.0.1:{free_port()}"
         own = {key: value for key, value in os.environ.items() if not key.startswith("TUTELAGE_")}
         variables = {
             "data_dir": folder,
             "redis_url": redis_url,
-            "trainer_address": f"127.0.0.1:{port}",
+            "trainer_address": self.address,
             "log_format": "json",
             **settings,
         }
-        self._log = folder / "trainer.log"
+        self.folder, self._log = folder, folder / "trainer.log"
         with self._log.open("a") as stderr:
             self.process = psutil.Popen(
                 [sys.executable, "-m", "services.trainer"],
                 env=own | {f"TUTELAGE_{key.upper()}": str(v) for key, v in variables.items()},
                 stderr=stderr,
             )
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self.channel = grpc.insecure_channel(self.address)
         self.stub = TrainingServiceStub(self.channel)
         try:
             self._wait_until_serving()

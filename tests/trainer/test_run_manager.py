@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import InvalidConfig, NotFound, PreconditionFailed
+from services.common.errors import DataCorrupted, InvalidConfig, NotFound, PreconditionFailed
 from services.trainer.config import load_preset
 from services.trainer.runs import manager as managers
 from services.trainer.runs.history import HistoryWriter
@@ -123,6 +123,15 @@ def test_a_run_of_a_later_release_is_passed_over(store: RunStore) -> None:
     assert [run.run_id for run in manager.newest_first()] == [known]
     with pytest.raises(InvalidConfig, match="unknown key 'colour'"):
         manager.get(strange.run_id)
+
+
+def test_a_damaged_run_does_not_hold_up_the_others(store: RunStore) -> None:
+    manager = RunManager(store)
+    damaged, whole = queue(manager), queue(manager)
+    store.get(damaged).history.write_text("not an event\n")
+    assert [run.run_id for run in manager.newest_first()] == [whole]
+    with pytest.raises(DataCorrupted, match=f"{damaged}/history.jsonl at byte 0"):
+        manager.get(damaged)
 
 
 # --- a run's state follows from its history ----------------------------------------

@@ -46,8 +46,7 @@ def is_running(event: pb.RunEvent) -> bool:
     return event.status_changed.status == pb.RUN_STATUS_RUNNING
 
 
-def test_a_run_trains_evaluates_and_publishes(start: Start, tmp_path: Path) -> None:
-    trainer = start()
+def test_a_run_trains_evaluates_and_publishes(trainer: TrainerProcess) -> None:
     run_id = trainer.start(SHORT, request_id="once")
     assert trainer.start(SHORT, request_id="once") == run_id
     events = list(trainer.events(run_id, follow=True))
@@ -66,7 +65,7 @@ def test_a_run_trains_evaluates_and_publishes(start: Start, tmp_path: Path) -> N
     assert run.published_versions
     assert run.checkpoint_env_steps >= 200
     assert run.ended_at.seconds
-    registry = PolicyRegistry(str(tmp_path / "policies"))
+    registry = PolicyRegistry(str(trainer.folder / "policies"))
     assert registry.aliases("cartpole")["stable"].version in run.published_versions
     published = registry.load("cartpole", run.published_versions[-1])
     assert (published.manifest.run_id, published.manifest.algorithm) == (run_id, "dqn")
@@ -166,8 +165,7 @@ def test_a_run_can_be_stopped_before_it_listens(start: Start) -> None:
     assert "Traceback" not in trainer.log
 
 
-def test_a_killed_run_is_taken_up_again(start: Start) -> None:
-    trainer = start()
+def test_a_killed_run_is_taken_up_again(trainer: TrainerProcess) -> None:
     run_id = trainer.start(ENDLESS)
     saved = trainer.wait_for_event(run_id, is_checkpoint)
     trainer.worker().kill()
@@ -197,49 +195,30 @@ def test_a_run_survives_its_service(start: Start, end: Callable[[TrainerProcess]
     assert again.stop_run(run_id).status == pb.RUN_STATUS_STOPPED
 
 
-def test_a_run_waits_for_redis_says_so_and_finishes(start: Start, tmp_path: Path) -> None:
+def test_a_run_waits_for_redis_says_so_and_goes_on(start: Start, tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "valkey") as valkey:
         trainer = start(redis_url=valkey.url)
-        run_id = trainer.start(TINY | {"dqn.total_env_steps": "4000"})
+        run_id = trainer.start(TINY | {"dqn.total_env_steps": "5000", "evaluation.period": "9999"})
         trainer.wait_for_event(run_id, lambda event: event.progress.done > 0)
         valkey.kill()
         waiting = trainer.wait_for_event(run_id, is_message("nothing is lost, trying again"))
         assert waiting.message.level == "warning"
         assert "Redis does not answer" in waiting.message.text
+        # It still hears that it should stop, and saves what it has.
+        stopped = trainer.stop_run(run_id)
+        assert stopped.status == pb.RUN_STATUS_STOPPED
+        assert stopped.checkpoint_env_steps > 0
+        # Resumed with nobody there it waits again, and finishes once somebody is.
+        after = len(list(trainer.events(run_id)))
+        trainer.stub.ResumeRun(pb.ResumeRunRequest(run_id=run_id))
+        trainer.wait_for_event(run_id, is_message("trying again"), after)
         valkey.start()
         run = trainer.wait_until_ended(run_id)
         assert (run.status, run.error) == (pb.RUN_STATUS_SUCCEEDED, "")
 
 
-def test_a_run_that_waits_for_redis_can_be_stopped(start: Start, tmp_path: Path) -> None:
-    with EmbeddedRedis(tmp_path / "valkey") as valkey:
-        trainer = start(redis_url=valkey.url)
-        run_id = trainer.start(ENDLESS)
-        trainer.wait_for_event(run_id, lambda event: event.progress.done > 0)
-        valkey.kill()
-        trainer.wait_for_event(run_id, is_message("trying again"))
-        run = trainer.stop_run(run_id)
-        assert run.status == pb.RUN_STATUS_STOPPED
-        assert run.checkpoint_env_steps > 0
-
-
-def test_a_damaged_run_does_not_hold_up_the_others(start: Start, tmp_path: Path) -> None:
-    trainer = start()
-    damaged = trainer.start(SHORT)
-    trainer.stop_run(damaged)
-    trainer.stop()
-    with (tmp_path / "runs" / damaged / "history.jsonl").open("a") as file:
-        file.write("not an event\n")
-    again = start()
-    assert again.wait_until_ended(again.start(SHORT)).status == pb.RUN_STATUS_SUCCEEDED
-    with pytest.raises(grpc.RpcError) as refused:
-        again.run(damaged)
-    assert refused.value.code() == grpc.StatusCode.DATA_LOSS
-
-
-def test_a_taken_port_is_one_clear_line(start: Start, tmp_path: Path) -> None:
-    trainer = start()
+def test_a_taken_port_is_one_clear_line(trainer: TrainerProcess, start: Start) -> None:
     with pytest.raises(AssertionError) as ended:
-        start(trainer_address=trainer.channel._channel.target().decode().split("/")[-1])
-    assert "trainer: cannot listen on 127.0.0.1:" in str(ended.value)
+        start(trainer_address=trainer.address)
+    assert f"trainer: cannot listen on {trainer.address}" in str(ended.value)
     assert "Traceback" not in str(ended.value)
