@@ -121,6 +121,25 @@ class DQNConfig(Strict):
     epsilon: EpsilonConfig = EpsilonConfig()
 
 
+class FineTuningConfig(Strict):
+    """Soft Q-learning with λ-returns over the newest rows; see `algorithms.soft_lambda`."""
+
+    total_env_steps: Positive = 60_000
+    learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: PositiveFloat | None = 1e-4
+    batch_size: Positive = 256
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.985
+    trace: Annotated[Share, Field(description="λ.")] = 0.9
+    horizon: Annotated[Positive, Field(description="Most steps a return looks ahead.")] = 64
+    window_rows: Annotated[Positive, Field(description="Newest rows learnt from.")] = 8192
+    refresh_rows: Annotated[Positive, Field(description="New rows between returns.")] = 1024
+    updates_per_refresh: Positive = 64
+    huber_delta: PositiveFloat = 1.0
+    max_gradient_norm: PositiveFloat = 10.0
+    reward_scale: PositiveFloat = 10.0
+    epsilon: EpsilonConfig = EpsilonConfig()
+
+
 class PPOConfig(Strict):
     """Proximal policy optimisation (Schulman et al. 2017), clipped."""
 
@@ -222,22 +241,28 @@ class RewardConfig(Strict):
 class LeashConfig(Strict):
     """KL control towards the deployed policy (Jaques et al. 2017; Fox et al. 2016).
 
-    temperature: weight of the leash, in units of reward: r' = r + τ·log π₀(a|s).
-    prior_temperature: π₀ = softmax(q₀ / prior_temperature).
+    temperature: weight τ of the leash, in units of reward: r' = r + τ·log π₀(a|s).
+    prior_temperature: π₀ = softmax(q₀ / prior_temperature). Unset: the median lead of the
+        deployed policy's best action over its second, so that π₀ is neither certain nor blind.
+    floor: log π₀ is never below this: no action is ruled out for good.
     """
 
-    temperature: PositiveFloat = 0.1
-    prior_temperature: PositiveFloat = 1.0
+    temperature: PositiveFloat = 0.03
+    prior_temperature: PositiveFloat | None = None
+    floor: Annotated[float, Field(lt=0)] = -4.0
 
 
 class RLHFRun(TrainingConfig):
     """Fits a reward model to the preferences and fine-tunes the deployed policy with it."""
 
     algorithm: Literal["dqn-rlhf"]
+    network: Annotated[
+        NetworkConfig, Field(description="Of the correction to the deployed policy.")
+    ] = NetworkConfig()
     base_alias: Name = "stable"
     publish_alias: Name = "canary"
     replay: ReplayConfig = ReplayConfig()
-    dqn: DQNConfig = DQNConfig()
+    tuning: FineTuningConfig = FineTuningConfig()
     reward: RewardConfig = RewardConfig()
     leash: LeashConfig = LeashConfig()
     environment_reward_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -55,6 +55,47 @@ class QNetwork(nn.Module):
         return values
 
 
+class LeashedQNetwork(nn.Module):
+    """A policy under KL control: q(s, a) = τ·log π₀(a|s) + a correction that is learnt.
+
+    π₀ = softmax(q₀ / prior_temperature) is the policy it starts from, and stays as it is. The
+    correction begins at 0, so that it begins by doing what π₀ prefers.
+
+    Args:
+        base: q₀; no gradient flows into it.
+        correction: of the same spec.
+        temperature: τ, in the units of the values.
+        floor: lower bound of log π₀.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        correction: QNetwork,
+        temperature: float,
+        prior_temperature: float,
+        floor: float,
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.correction = correction
+        self.temperature, self.prior_temperature = temperature, prior_temperature
+        self.floor = floor
+        nn.init.zeros_(correction.head.weight)
+        nn.init.zeros_(correction.head.bias)
+
+    def log_prior(self, observations: Tensor) -> Tensor:
+        """log π₀ of each action: (B, *observation) → (B, actions)"""
+        scaled = self.base(observations) / self.prior_temperature
+        return torch.log_softmax(scaled, dim=1).clamp_min(self.floor)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(B, *observation) → (B, actions)"""
+        prior = self.temperature * self.log_prior(observations)
+        values: Tensor = prior + self.correction(observations)
+        return values
+
+
 class ActorCritic(nn.Module):
     """Action logits and a state value from networks of their own."""
 

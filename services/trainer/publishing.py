@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import nn
 
 from services.common.errors import NotFound
 from services.common.registry import Evaluation, PolicyManifest
 from services.common.spec import PolicySpec
-from services.trainer.config import TrainingConfig
+from services.trainer.config import RLHFRun, TrainingConfig
 from services.trainer.environments import seed_from
 from services.trainer.evaluate import Greedy, Judged, StepReward, evaluate
 from services.trainer.export import Exporter
-from services.trainer.networks import QNetwork
+from services.trainer.networks import LeashedQNetwork, QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs.session import RunSession
 from services.trainer.weights import WEIGHTS, save_weights
 
 STABLE = "stable"
+KEPT_CANDIDATES = 5
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def publish(
             published_at=datetime.now(UTC),
         )
 
-    weights = {WEIGHTS: save_weights(network)} if isinstance(network, QNetwork) else {}
+    has_values = isinstance(network, QNetwork | LeashedQNetwork)
+    weights = {WEIGHTS: save_weights(network)} if has_values else {}
     return resources.registry.publish(config.policy, model, describe, weights)
 
 
@@ -182,41 +187,61 @@ def _deserves_stable(new: PolicyManifest, stable: PolicyManifest | None) -> bool
     return stable is None or new.evaluation.mean_return >= stable.evaluation.mean_return
 
 
-class FineTuningPublisher:
-    """Keeps the candidate that people's learned reward likes best and that still does its task.
+@dataclass(frozen=True)
+class Candidate:
+    """A network that has been judged, and when."""
 
-    Only the environment's return and the learned reward are looked at. The best candidate is
+    learned_reward: float
+    network: nn.Module
+    judged: Judged
+    env_steps: int
+
+
+class CandidateKeeper:
+    """Keeps the networks that people's learned reward likes best and that still do their task.
+
+    Only the environment's return and the learned reward are looked at. What is kept is
     published at the end, under an alias of its own, for people to compare before promotion.
     """
 
     def __init__(
         self,
         session: RunSession,
-        config: TrainingConfig,
-        min_return: float,
+        config: RLHFRun,
         step_reward: StepReward,
         generator: np.random.Generator,
-        copy_network: Callable[[nn.Module], nn.Module],
     ) -> None:
         self._session, self._config = session, config
-        self._min_return, self._step_reward = min_return, step_reward
-        self._generator, self._copy = generator, copy_network
-        self.best: tuple[float, nn.Module, Judged, int] | None = None
+        self._step_reward, self._generator = step_reward, generator
+        self._candidates: list[Candidate] = []
 
     def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
-        """Evaluate, and keep the candidate if it is the best so far. Never ends the run."""
-        judged = evaluate(
-            act,
-            self._config.environment,
-            self._config.evaluation.episodes,
-            seed_from(self._generator),
-            self._step_reward,
-        )
-        self._session.evaluated(env_steps, judged.summary, judged.mean_step_reward)
-        good = judged.summary.mean_return >= self._min_return
-        if good and (self.best is None or judged.mean_step_reward > self.best[0]):
-            self.best = (judged.mean_step_reward, self._copy(network), judged, env_steps)
+        """Evaluate, and keep the network if it is among the best. Never ends the run."""
+        episodes, seed = self._config.evaluation.episodes, seed_from(self._generator)
+        judged = self._judge(act, episodes, seed, env_steps)
+        if judged.summary.mean_return >= self._config.min_return:
+            candidate = Candidate(
+                judged.mean_step_reward, copy.deepcopy(network), judged, env_steps
+            )
+            self._candidates.append(candidate)
+            self._candidates.sort(key=lambda c: c.learned_reward, reverse=True)
+            del self._candidates[KEPT_CANDIDATES:]
         return False
+
+    def confirm_best(self, seed: int) -> Candidate | None:
+        """The best candidate that does its task on fresh episodes too; None when none does."""
+        episodes = self._config.evaluation.confirm_episodes
+        for candidate in self._candidates:
+            act = _greedy(candidate.network)
+            judged = self._judge(act, episodes, seed, candidate.env_steps)
+            if judged.summary.mean_return >= self._config.min_return:
+                return replace(candidate, judged=judged)
+        return None
+
+    def _judge(self, act: Greedy, episodes: int, seed: int, env_steps: int) -> Judged:
+        judged = evaluate(act, self._config.environment, episodes, seed, self._step_reward)
+        self._session.evaluated(env_steps, judged.summary, judged.mean_step_reward)
+        return judged
 
     def state(self) -> dict[str, Any]:
         """Nothing: after a resume, candidates are looked for again."""
@@ -224,3 +249,14 @@ class FineTuningPublisher:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `state`."""
+
+
+def _greedy(network: nn.Module) -> Greedy:
+    def act(observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        device = next(network.parameters()).device
+        with torch.inference_mode():
+            values = network(torch.from_numpy(observations).to(device))
+        actions: npt.NDArray[np.int64] = values.argmax(dim=1).cpu().numpy()
+        return actions
+
+    return act

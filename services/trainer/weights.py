@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import safetensors.torch
+from torch import nn
 
 from services.common.errors import DataCorrupted, PreconditionFailed
 from services.common.registry import PolicyManifest, PolicyRegistry
-from services.common.spec import Distribution
+from services.common.spec import Distribution, PolicySpec
 from services.trainer.config import NetworkConfig
-from services.trainer.networks import QNetwork
+from services.trainer.networks import LeashedQNetwork, QNetwork
 
 WEIGHTS = "weights.safetensors"
 
 
-def save_weights(network: QNetwork) -> bytes:
-    """Tensors, and the network's configuration as metadata."""
+def save_weights(network: nn.Module) -> bytes:
+    """Tensors, and how to build the network that holds them as metadata."""
     tensors = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
-    return safetensors.torch.save(tensors, {"network": network.config.model_dump_json()})
+    return safetensors.torch.save(tensors, {"network": json.dumps(describe(network))})
 
 
-def load_weights(content: bytes, manifest: PolicyManifest) -> QNetwork:
+def load_weights(content: bytes, manifest: PolicyManifest) -> nn.Module:
     """The network that `save_weights` was given.
 
     Raises:
@@ -29,17 +31,55 @@ def load_weights(content: bytes, manifest: PolicyManifest) -> QNetwork:
     """
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        config = NetworkConfig.model_validate_json(header["__metadata__"]["network"])
-        network = QNetwork(manifest.spec, config)
+        network = build(json.loads(header["__metadata__"]["network"]), manifest.spec)
         network.load_state_dict(safetensors.torch.load(content))
     except (ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise DataCorrupted(f"{manifest.policy}/{manifest.version}/{WEIGHTS}: {error}") from error
     return network
 
 
+def describe(network: nn.Module) -> dict[str, Any]:
+    """How to build a network of action values, as plain data."""
+    match network:
+        case QNetwork():
+            return {"kind": "q", "config": network.config.model_dump(mode="json")}
+        case LeashedQNetwork():
+            return {
+                "kind": "leashed",
+                "base": describe(network.base),
+                "correction": describe(network.correction),
+                "temperature": network.temperature,
+                "prior_temperature": network.prior_temperature,
+                "floor": network.floor,
+            }
+    raise TypeError(f"{type(network).__name__} holds no action values")
+
+
+def build(description: dict[str, Any], spec: PolicySpec) -> nn.Module:
+    """The network that `describe` was given, with fresh weights.
+
+    Raises:
+        ValueError: when the description is of no network.
+    """
+    if description["kind"] == "q":
+        return QNetwork(spec, NetworkConfig.model_validate(description["config"]))
+    if description["kind"] == "leashed":
+        correction = build(description["correction"], spec)
+        if not isinstance(correction, QNetwork):
+            raise ValueError("a correction is a plain network of action values")
+        return LeashedQNetwork(
+            build(description["base"], spec),
+            correction,
+            description["temperature"],
+            description["prior_temperature"],
+            description["floor"],
+        )
+    raise ValueError(f"no network of kind {description['kind']!r}")
+
+
 def load_q_network(
     registry: PolicyRegistry, policy: str, alias: str
-) -> tuple[QNetwork, PolicyManifest]:
+) -> tuple[nn.Module, PolicyManifest]:
     """The network of the version an alias points at.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from services.cli.demo.background import in_background
 from services.cli.demo.episodes import Driven, drive
 from services.cli.demo.platform import empty, running, settings_for
 from services.cli.demo.traffic import Traffic, flowing
@@ -28,6 +29,7 @@ SOLVED, NEAR_BEFORE, NEAR_AFTER, MAX_LABELS = 475.0, 0.20, 0.70, 200
 ROUNDS = (80, 120)  # labels a round; the second round's segments show the first's policy too
 SWAPS = 10
 BACKGROUND_PERIOD_S = 0.05
+MAX_SECONDS = 300
 
 
 @dataclass
@@ -131,7 +133,7 @@ class _Journeys:
                     feedback, TEACHERS[TEACHER], POLICY, TEACHER, count, generator, self._labelled
                 )
 
-        await asyncio.to_thread(work)
+        await in_background(work)
         self.view.end_run("labels")
         self.view.say(GOOD, f"the teacher has given {self.findings.labels} labels")
         self._took("label", started)
@@ -154,7 +156,7 @@ class _Journeys:
                 client.promote(POLICY, version)
                 return version
 
-        version = await asyncio.to_thread(work)
+        version = await in_background(work)
         self.view.say(GOOD, f"promoted version {version} to stable")
         await self._until_served("stable")
 
@@ -172,7 +174,7 @@ class _Journeys:
                     time.sleep(0.2)
 
         async with flowing(self.client, POLICY, self.findings.swap_traffic, period_s=0, callers=8):
-            await asyncio.to_thread(work)
+            await in_background(work)
         self._took("swap", started)
 
     def _labelled(self, choice: int) -> None:
@@ -196,7 +198,7 @@ class _Journeys:
                 run = client.start_run(preset, overrides, seed=self.seed)
                 return follow_run(client, run.run_id, self.view)
 
-        run = await asyncio.to_thread(work)
+        run = await in_background(work)
         self._took(name, started)
         if run.status != pb.RUN_STATUS_SUCCEEDED:
             raise Unavailable(f"the demo cannot go on without {run.run_id}: {run.error}")
@@ -216,7 +218,7 @@ class _Journeys:
                     time.sleep(0.1)
             raise Unavailable(f"{alias} is not served 15 s after it was published")
 
-        await asyncio.to_thread(work)
+        await in_background(work)
 
     def _took(self, what: str, started: float) -> None:
         self.findings.seconds[what] = time.monotonic() - started
@@ -225,7 +227,8 @@ class _Journeys:
 def verdict(findings: Findings, seconds: float) -> list[Line]:
     """The table's lines."""
     before, after, fitted = findings.before, findings.after, findings.reward_model
-    assert before is not None and after is not None and fitted is not None
+    if before is None or after is None or fitted is None:
+        raise ValueError("the journeys are not through")
     mean_before, mean_after = float(before.returns.mean()), float(after.returns.mean())
     traffic = [findings.traffic, findings.swap_traffic]
     calls = sum(t.calls for t in traffic) + len(before.latencies_s) + len(after.latencies_s)

@@ -11,7 +11,8 @@ from services.common.errors import ReplayDataLost
 from services.common.replay.n_step import NStepBatch, n_step_batch
 from services.common.replay.schema import Rows
 from services.common.replay.store import ReplayStore
-from services.common.replay.successors import Index, Successors
+from services.common.replay.successors import NONE, Index, Successors
+from services.common.replay.window import Window
 
 ROWS_A_TRIP = 1 << 15
 Relabel = Callable[[Rows], npt.NDArray[np.float32]]
@@ -81,6 +82,14 @@ class ReplayMirror:
         """
         slots = self._draw(batch_size, generator)
         return n_step_batch(self._rows, self._successors.next_slot, slots, n, discount)
+
+    def newest(self, count: int) -> Window:
+        """The newest rows, at most `count`, with the links between them."""
+        first = max(self._oldest, self._head - count)
+        slots = np.arange(first, self._head) % self._store.capacity
+        following = self._successors.next_slot[slots]
+        position = (following - first) % self._store.capacity
+        return Window(self._rows[slots], np.where(following == NONE, NONE, position))
 
     def _draw(self, batch_size: int, generator: np.random.Generator) -> Index:
         if not self.size:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from services.common.replay.n_step import NStepBatch
-from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
+from services.trainer.algorithms.q_learner import QLearner
+from services.trainer.algorithms.state import join, split
 from services.trainer.config import DQNConfig
 from services.trainer.losses import double_q_target, td_loss
 
@@ -29,7 +27,7 @@ def q_learning_target(double: bool) -> Target:
     return target
 
 
-class DQNLearner:
+class DQNLearner(QLearner):
     """Learns action values from batches of n-step transitions.
 
     Args:
@@ -40,18 +38,9 @@ class DQNLearner:
     def __init__(
         self, network: nn.Module, config: DQNConfig, target: Target, device: torch.device
     ) -> None:
-        self.network = network.to(device)
+        super().__init__(network, config.learning_rate, config.max_gradient_norm, device)
         self._target_network = copy.deepcopy(self.network).requires_grad_(False)
-        self._config, self._target, self._device = config, target, device
-        self._optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=config.learning_rate, fused=True
-        )
-        self.updates = 0
-
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Of the updates to come."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._config, self._target = config, target
 
     def update(self, batch: NStepBatch) -> dict[str, float]:
         """One gradient step; copies the network to its target every so many.
@@ -61,11 +50,7 @@ class DQNLearner:
             after every 100th update: reading them waits for the device.
         """
         loss, mean_value = self._loss(batch)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self._config.max_gradient_norm)
-        self._optimizer.step()
-        self.updates += 1
+        norm = self._descend(loss)
         if self.updates % self._config.target_update_period == 0:
             self._target_network.load_state_dict(self.network.state_dict())
         if self.updates % 100:
@@ -89,31 +74,11 @@ class DQNLearner:
         actions = self._tensor(batch.action).long()
         return td_loss(values, actions, target, self._config.huber_delta), values.detach().mean()
 
-    def q_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """(B, *shape) → (B, actions)"""
-        with torch.inference_mode():
-            values: npt.NDArray[np.float32] = self.network(self._tensor(observations)).cpu().numpy()
-        return values
-
-    def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """(B, *shape) → (B,)"""
-        actions: npt.NDArray[np.int64] = self.q_values(observations).argmax(axis=1)
-        return actions
-
     def tensors(self) -> dict[str, Tensor]:
         """All that is learnt, by dotted name."""
-        return join(
-            network=self.network.state_dict(),
-            target=self._target_network.state_dict(),
-            optimizer=optimizer_tensors(self._optimizer),
-        )
+        return super().tensors() | join(target=self._target_network.state_dict())
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from what `tensors` gave."""
-        self.network.load_state_dict(split(tensors, "network"))
+        super().restore(tensors, updates)
         self._target_network.load_state_dict(split(tensors, "target"))
-        restore_optimizer(self._optimizer, split(tensors, "optimizer"))
-        self.updates = updates
-
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -15,6 +15,7 @@ from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
 from services.trainer.algorithms.ppo import PPOLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import DQNRun, PPORun, RLHFRun, SegmentsRun, TrainingConfig
+from services.trainer.learning import UniformReplay
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
@@ -111,7 +112,7 @@ def _train_dqn(
         run_id=folder.run_id,
         attempt=attempt,
         spec=spec,
-        learner=learner,
+        learning=UniformReplay(learner, config.dqn, generator),
         judge=Publisher(session, config, identity, resources, generator),
         checkpoints=_checkpoints(folder, config),
         generator=generator,

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from services.common.errors import PreconditionFailed
-from services.common.registry import PolicyManifest
 from services.common.replay.schema import Rows
-from services.trainer.algorithms.dqn import DQNLearner, Target
+from services.common.spec import PolicySpec
+from services.trainer import environments
+from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
 from services.trainer.checkpoint import CheckpointStore
-from services.trainer.config import LeashConfig, RLHFRun
+from services.trainer.config import RLHFRun
+from services.trainer.evaluate import evaluate
 from services.trainer.export import Exporter
-from services.trainer.losses import soft_q_target
-from services.trainer.networks import QNetwork
-from services.trainer.publishing import FineTuningPublisher, Identity, publish
+from services.trainer.learning import NewestWindow
+from services.trainer.networks import LeashedQNetwork, QNetwork
+from services.trainer.publishing import CandidateKeeper, Identity, publish
 from services.trainer.resources import Resources
 from services.trainer.reward.ensemble import RewardEnsemble
-from services.trainer.reward.fitting import Report, fit
-from services.trainer.reward.preferences import PreferenceData, from_messages
-from services.trainer.reward.store import RewardModelStore
 from services.trainer.runs import off_policy
+from services.trainer.runs.reward_fitting import fit_reward_model
 from services.trainer.runs.session import RunSession
 from services.trainer.runs.store import RunFolder
 from services.trainer.weights import load_q_network
-from tutelage import FeedbackClient
-from tutelage.v1 import feedback_pb2
-from tutelage.v1 import training_pb2 as pb
+
+MEASURED_ENVS = 16
 
 
 def fine_tune(
@@ -50,10 +48,15 @@ def fine_tune(
         Unavailable: when the feedback service does not answer.
     """
     base, manifest = load_q_network(resources.registry, config.policy, config.base_alias)
-    ensemble, version = _reward_model(config, manifest, folder, session, resources, generator)
-    shaping = _Shaping(config, base, ensemble)
-    judge = FineTuningPublisher(
-        session, config, config.min_return, shaping.learned, generator, copy.deepcopy
+    ensemble, version = fit_reward_model(config, manifest, folder, session, resources, generator)
+    network = leash(base, config, manifest.spec, generator)
+    shaping = _Shaping(config, network, ensemble)
+    judge = CandidateKeeper(session, config, shaping.learned, generator)
+    learner = SoftLambdaLearner(
+        network,
+        config.tuning,
+        config.leash.temperature / config.tuning.reward_scale,
+        resources.device,
     )
     parts = off_policy.Parts(
         session=session,
@@ -61,9 +64,7 @@ def fine_tune(
         run_id=folder.run_id,
         attempt=attempt,
         spec=manifest.spec,
-        learner=DQNLearner(
-            shaping.start(), config.dqn, kl_control_target(config.leash), resources.device
-        ),
+        learning=NewestWindow(learner, config.tuning, generator),
         judge=judge,
         checkpoints=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
         generator=generator,
@@ -72,28 +73,51 @@ def fine_tune(
     finished = off_policy.run(config, parts)
     if finished:
         identity = Identity(folder.run_id, config.algorithm, manifest.spec, version)
-        _publish(judge, config, identity, session, resources)
+        _publish(judge, config, identity, session, resources, generator)
     return finished
 
 
-def kl_control_target(leash: LeashConfig) -> Target:
-    """Soft Q-learning's target; the leash itself is in the rewards (see `_Shaping`)."""
+def leash(
+    base: nn.Module, config: RLHFRun, spec: PolicySpec, generator: np.random.Generator
+) -> LeashedQNetwork:
+    """The deployed policy's network with a correction that is still nothing."""
+    prior_temperature = config.leash.prior_temperature
+    if prior_temperature is None:
+        prior_temperature = _median_lead(base, config, generator)
+    return LeashedQNetwork(
+        base=base,
+        correction=QNetwork(spec, config.network),
+        temperature=config.leash.temperature / config.tuning.reward_scale,
+        prior_temperature=prior_temperature,
+        floor=config.leash.floor,
+    )
 
-    def target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, online_q_t: Tensor) -> Tensor:
-        return soft_q_target(r_t, discount_t, q_t, leash.temperature)
 
-    return target
+def _median_lead(base: nn.Module, config: RLHFRun, generator: np.random.Generator) -> float:
+    """Median lead of the best action's value over the second's, where the policy leads."""
+    leads: list[npt.NDArray[np.float32]] = []
+
+    def act(observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        with torch.inference_mode():
+            values = base(torch.from_numpy(observations))
+        ordered = values.sort(dim=1, descending=True).values
+        leads.append((ordered[:, 0] - ordered[:, 1]).numpy())
+        best: npt.NDArray[np.int64] = values.argmax(dim=1).numpy()
+        return best
+
+    evaluate(act, config.environment, MEASURED_ENVS, environments.seed_from(generator))
+    return max(float(np.median(np.concatenate(leads))), 1e-6)
 
 
 class _Shaping:
-    """The rewards that fine-tuning learns from, and where it starts.
+    """The rewards that fine-tuning learns from.
 
     r' = w_env·r + w·r̂(s, a) + τ·log π₀(a|s), with r̂ from the reward model and π₀ the
     deployed policy.
     """
 
-    def __init__(self, config: RLHFRun, base: QNetwork, ensemble: RewardEnsemble) -> None:
-        self._config, self._base, self._ensemble = config, base.eval(), ensemble
+    def __init__(self, config: RLHFRun, network: LeashedQNetwork, ensemble: RewardEnsemble) -> None:
+        self._config, self._network, self._ensemble = config, network, ensemble
 
     def learned(
         self, observations: npt.NDArray[Any], actions: npt.NDArray[Any]
@@ -113,101 +137,39 @@ class _Shaping:
         ).astype(np.float32)
         return rewards
 
-    def start(self) -> nn.Module:
-        """A copy of the deployed policy's network."""
-        return copy.deepcopy(self._base)
-
     def _log_prior(
         self, observations: npt.NDArray[Any], actions: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
+        device = next(self._network.parameters()).device
         with torch.inference_mode():
-            values = self._base(torch.from_numpy(observations))
-            log_prior = torch.log_softmax(values / self._config.leash.prior_temperature, dim=1)
-        rows: npt.NDArray[np.float32] = log_prior.numpy()[np.arange(len(actions)), actions]
+            log_prior = self._network.log_prior(torch.from_numpy(observations).to(device))
+        rows: npt.NDArray[np.float32] = log_prior.cpu().numpy()[np.arange(len(actions)), actions]
         return rows
 
 
-def _reward_model(
-    config: RLHFRun,
-    manifest: PolicyManifest,
-    folder: RunFolder,
-    session: RunSession,
-    resources: Resources,
-    generator: np.random.Generator,
-) -> tuple[RewardEnsemble, int]:
-    session.progress("fitting reward model", 0, 1, "fits", now=True)
-    data = fetch_preferences(config.policy, resources.feedback_address)
-    if len(data.outcome) < config.reward.min_preferences:
-        raise PreconditionFailed(
-            f"{len(data.outcome)} preferences are too few to learn from; label at least "
-            f"{config.reward.min_preferences} pairs, skips left aside"
-        )
-    ensemble, report = fit(data, manifest.spec.actions, config.reward, generator)
-    store = RewardModelStore(resources.reward_models)
-    version = store.save(config.policy, ensemble, report, folder.run_id)
-    accepted = report.passes(config.reward)
-    session.reward_model_fitted(_message(config.policy, version, report, accepted))
-    if not accepted:
-        raise PreconditionFailed(
-            f"reward model {version} does not pass: accuracy {report.accuracy:.2f} on "
-            f"{report.held_out_preferences} held-out pairs (at least {config.reward.min_accuracy}"
-            f" wanted), calibration error {report.calibration_error:.2f} (at most "
-            f"{config.reward.max_calibration_error} wanted); label more pairs"
-        )
-    return ensemble, version
-
-
-def fetch_preferences(policy: str, feedback_address: str) -> PreferenceData:
-    """All standing preferences of a task.
-
-    Raises:
-        PreconditionFailed: when there is none.
-        Unavailable: when the feedback service does not answer.
-    """
-    preferences: list[feedback_pb2.Preference] = []
-    segments: dict[str, feedback_pb2.Segment] = {}
-    with FeedbackClient(feedback_address) as feedback:
-        for page in feedback.preference_pages(policy, include_segments=True):
-            preferences.extend(page.preferences)
-            segments.update((segment.segment_id, segment) for segment in page.segments)
-    return from_messages(preferences, segments)
-
-
-def _message(policy: str, version: int, report: Report, accepted: bool) -> pb.RewardModelFitted:
-    low, high = report.accuracy_interval
-    return pb.RewardModelFitted(
-        policy=policy,
-        version=version,
-        train_preferences=report.train_preferences,
-        held_out_preferences=report.held_out_preferences,
-        accuracy=report.accuracy,
-        accuracy_low=low,
-        accuracy_high=high,
-        log_loss=report.log_loss,
-        calibration_error=report.calibration_error,
-        bins=[
-            pb.CalibrationBin(predicted=b.predicted, observed=b.observed, count=b.count)
-            for b in report.bins
-        ],
-        accepted=accepted,
-    )
-
-
 def _publish(
-    judge: FineTuningPublisher,
+    keeper: CandidateKeeper,
     config: RLHFRun,
     identity: Identity,
     session: RunSession,
     resources: Resources,
+    generator: np.random.Generator,
 ) -> None:
-    if judge.best is None:
+    best = keeper.confirm_best(environments.seed_from(generator))
+    if best is None:
         raise PreconditionFailed(
-            f"no candidate returned {config.min_return} in the environment; nothing published. "
-            "Try a tighter leash (leash.temperature) or more labels"
+            f"no candidate returned {config.min_return:g} in the environment; nothing was "
+            "published. Try a tighter leash (leash.temperature), a smaller "
+            "learned_reward_weight, or more labels"
         )
-    _, network, judged, env_steps = judge.best
     manifest = publish(
-        network, config, identity, judged, env_steps, resources, Exporter(identity.spec)
+        best.network,
+        config,
+        identity,
+        best.judged,
+        best.env_steps,
+        resources,
+        Exporter(identity.spec),
     )
     resources.registry.set_alias(config.policy, config.publish_alias, manifest.version)
     session.published(config.policy, manifest.version, config.publish_alias, manifest.sha256)

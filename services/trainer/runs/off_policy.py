@@ -22,13 +22,13 @@ from services.common.replay.mirror import Relabel
 from services.common.replay.schema import Rows
 from services.common.spec import PolicySpec
 from services.trainer import environments
-from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import DQNRun, RLHFRun
 from services.trainer.divergence import check_finite
 from services.trainer.evaluate import Greedy
 from services.trainer.exploration import EpsilonGreedy
+from services.trainer.learning import Learning
 from services.trainer.resources import Resources
 from services.trainer.runs.session import RunSession
 from services.trainer.schedules import epsilons, linear
@@ -59,7 +59,7 @@ class Parts:
     run_id: str
     attempt: int
     spec: PolicySpec
-    learner: DQNLearner
+    learning: Learning
     judge: Judge
     checkpoints: CheckpointStore
     generator: np.random.Generator
@@ -71,15 +71,15 @@ class OffPolicyRun:
 
     def __init__(self, config: DQNRun | RLHFRun, parts: Parts) -> None:
         self._config, self._parts = config, parts
+        self._rates = config.dqn if isinstance(config, DQNRun) else config.tuning
         self.env_steps = 0
-        self._updates_due = 0.0
         store = self._patiently(lambda: _open_replay(config, parts))
         self._producer = ReplayProducer(store)
         self._mirror = ReplayMirror(store, parts.relabel)
         self._restore()
         self._patiently(self._mirror.sync)
         self._explorer = EpsilonGreedy(
-            config.environment.num_envs, config.dqn.epsilon.repeat, parts.generator
+            config.environment.num_envs, self._rates.epsilon.repeat, parts.generator
         )
         self._collector = Collector(
             environments.make(config.environment),
@@ -92,7 +92,7 @@ class OffPolicyRun:
     def run(self) -> bool:
         """Train to the goal, to the end, or until asked to stop; True when it is finished."""
         config, session = self._config, self._parts.session
-        total = config.dqn.total_env_steps
+        total = self._rates.total_env_steps
         evaluation_due = self._next(config.evaluation.period)
         checkpoint_due = self._next(config.checkpoint.period)
         while self.env_steps < total:
@@ -115,13 +115,13 @@ class OffPolicyRun:
         """Make the state durable."""
         parts = self._parts
         state = {
-            "updates": parts.learner.updates,
-            "updates_due": self._updates_due,
+            "updates": parts.learning.learner.updates,
+            "learning": parts.learning.state(),
             "episodes": parts.session.episodes,
             "generator": parts.generator.bit_generator.state,
             "judge": parts.judge.state(),
         }
-        parts.checkpoints.save(Checkpoint(self.env_steps, parts.learner.tensors(), state))
+        parts.checkpoints.save(Checkpoint(self.env_steps, parts.learning.learner.tensors(), state))
         parts.session.checkpoint_saved(self.env_steps)
 
     def _restore(self) -> None:
@@ -130,11 +130,11 @@ class OffPolicyRun:
         if checkpoint is None:
             return
         state = checkpoint.state
-        parts.learner.restore(checkpoint.tensors, state["updates"])
+        parts.learning.learner.restore(checkpoint.tensors, state["updates"])
+        parts.learning.restore(state["learning"])
         parts.generator.bit_generator.state = state["generator"]
         parts.judge.restore(state["judge"])
         parts.session.episodes = state["episodes"]
-        self._updates_due = state["updates_due"]
         self.env_steps = checkpoint.env_steps
         parts.session.say(f"resumed at {self.env_steps} env steps")
 
@@ -144,11 +144,13 @@ class OffPolicyRun:
         self._patiently(self._mirror.sync)
         if self._mirror.size < self._config.replay.min_replay_size:
             return
-        self._updates_due += len(rows) / self._config.dqn.env_steps_per_update
         self._anneal()
-        while self._updates_due >= 1:
-            self._updates_due -= 1
-            self._learn()
+        figures = self._parts.learning.take(len(rows), self._mirror)
+        if figures:
+            check_finite(figures, self._parts.checkpoints.steps())
+            figures["epsilon"] = float(self._epsilons().mean())
+            figures["replay_size"] = float(self._mirror.size)
+            self._parts.session.metrics(self.env_steps, figures)
 
     def _collect(self) -> Rows:
         chunks, count = [], 0
@@ -162,35 +164,23 @@ class OffPolicyRun:
         return np.concatenate(chunks)
 
     def _act(self, observations: npt.NDArray[Any]) -> Choice:
-        values = self._parts.learner.q_values(observations)
+        values = self._parts.learning.learner.q_values(observations)
         return self._explorer.choose(values, self._epsilons())
 
     def _epsilons(self) -> npt.NDArray[np.float64]:
         config = self._config
-        return epsilons(self.env_steps, config.dqn.epsilon, config.environment.num_envs)
+        return epsilons(self.env_steps, self._rates.epsilon, config.environment.num_envs)
 
     def _anneal(self) -> None:
-        dqn = self._config.dqn
-        if dqn.final_learning_rate is not None:
-            share = self.env_steps / dqn.total_env_steps
-            self._parts.learner.set_learning_rate(
-                linear(share, dqn.learning_rate, dqn.final_learning_rate)
+        rates = self._rates
+        if rates.final_learning_rate is not None:
+            share = self.env_steps / rates.total_env_steps
+            self._parts.learning.learner.set_learning_rate(
+                linear(share, rates.learning_rate, rates.final_learning_rate)
             )
 
-    def _learn(self) -> None:
-        dqn, parts = self._config.dqn, self._parts
-        batch = self._mirror.sample_n_step(
-            dqn.batch_size, parts.generator, dqn.n_step, dqn.discount
-        )
-        figures = parts.learner.update(batch)
-        if figures:
-            check_finite(figures, parts.checkpoints.steps())
-            figures["epsilon"] = float(self._epsilons().mean())
-            figures["replay_size"] = float(self._mirror.size)
-            parts.session.metrics(self.env_steps, figures)
-
     def _evaluate(self) -> bool:
-        learner = self._parts.learner
+        learner = self._parts.learning.learner
         return self._parts.judge.consider(learner.network, learner.greedy, self.env_steps)
 
     def _next(self, period: int) -> int:

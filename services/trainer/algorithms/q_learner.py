@@ -1,0 +1,68 @@
+"""What learners of action values share: a network, its optimiser, and acting greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
+
+
+class QLearner:
+    """A network of action values, (B, *observation) → (B, actions), and Adam to improve it."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float,
+        max_gradient_norm: float,
+        device: torch.device,
+    ) -> None:
+        self.network = network.to(device)
+        self.updates = 0
+        self._device, self._max_gradient_norm = device, max_gradient_norm
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the updates to come."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def q_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """(B, *shape) → (B, actions)"""
+        with torch.inference_mode():
+            values: npt.NDArray[np.float32] = self.network(self._tensor(observations)).cpu().numpy()
+        return values
+
+    def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """(B, *shape) → (B,)"""
+        actions: npt.NDArray[np.int64] = self.q_values(observations).argmax(axis=1)
+        return actions
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is learnt, by dotted name."""
+        return join(network=self.network.state_dict(), optimizer=optimizer_tensors(self._optimizer))
+
+    def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from what `tensors` gave."""
+        self.network.load_state_dict(split(tensors, "network"))
+        restore_optimizer(self._optimizer, split(tensors, "optimizer"))
+        self.updates = updates
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """One gradient step; returns the gradient's norm before clipping."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._max_gradient_norm)
+        self._optimizer.step()
+        self.updates += 1
+        return norm
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -1,0 +1,95 @@
+"""How a learner draws on the replay as rows come in."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from services.common.replay import ReplayMirror
+from services.trainer.algorithms.dqn import DQNLearner
+from services.trainer.algorithms.q_learner import QLearner
+from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
+from services.trainer.config import DQNConfig, FineTuningConfig
+
+
+class Learning(Protocol):
+    """Makes updates in step with the rows that come in."""
+
+    @property
+    def learner(self) -> QLearner:
+        """What is improved."""
+        ...
+
+    def take(self, new_rows: int, mirror: ReplayMirror) -> dict[str, float]:
+        """Learn as much as that many new rows allow; the figures of the updates, if any."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+class UniformReplay:
+    """An update on a uniformly drawn batch for every so many rows."""
+
+    def __init__(
+        self, learner: DQNLearner, config: DQNConfig, generator: np.random.Generator
+    ) -> None:
+        self.learner = learner
+        self._config, self._generator = config, generator
+        self._due = 0.0
+
+    def take(self, new_rows: int, mirror: ReplayMirror) -> dict[str, float]:
+        """See `Learning`."""
+        config, figures = self._config, dict[str, float]()
+        self._due += new_rows / config.env_steps_per_update
+        while self._due >= 1:
+            self._due -= 1
+            batch = mirror.sample_n_step(
+                config.batch_size, self._generator, config.n_step, config.discount
+            )
+            figures = self.learner.update(batch) or figures
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        """See `Learning`."""
+        return {"due": self._due}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Learning`."""
+        self._due = state["due"]
+
+
+class NewestWindow:
+    """Many updates on the newest rows, whenever enough new ones have come."""
+
+    def __init__(
+        self,
+        learner: SoftLambdaLearner,
+        config: FineTuningConfig,
+        generator: np.random.Generator,
+    ) -> None:
+        self.learner = learner
+        self._config, self._generator = config, generator
+        self._new = 0
+
+    def take(self, new_rows: int, mirror: ReplayMirror) -> dict[str, float]:
+        """See `Learning`."""
+        self._new += new_rows
+        if self._new < self._config.refresh_rows:
+            return {}
+        self._new = 0
+        return self.learner.learn(mirror.newest(self._config.window_rows), self._generator)
+
+    def state(self) -> dict[str, Any]:
+        """See `Learning`."""
+        return {"new": self._new}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Learning`."""
+        self._new = state["new"]
