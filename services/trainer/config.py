@@ -199,17 +199,17 @@ class PPORun(TrainingConfig):
 
 
 class RecordingConfig(Strict):
-    """Segments of behaviour for people to compare.
+    """Segments of behaviour for people to compare, chosen to differ from among many.
 
-    Each episode acts with the policy, but for a share of steps drawn from [0, max_epsilon] for
-    the episode, at which one action, favoured for the episode, is taken: behaviour is varied
-    enough for preferences to teach something.
+    In each episode the policy errs with an ε drawn for it, from 0 to `max_epsilon` and small
+    more often than large; an erring action is held for `repeat` steps in the mean.
     """
 
-    segments: Positive = 120
+    segments: Annotated[int, Field(ge=0)] = 60
     length: Positive = 50
-    per_episode: Annotated[Positive, Field(description="Most segments cut from an episode.")] = 4
+    episodes: Annotated[Positive, Field(description="Played to choose segments from.")] = 64
     max_epsilon: Share = 0.4
+    repeat: Annotated[float, Field(ge=1)] = 4.0
 
 
 class SegmentsRun(RunConfig):
@@ -226,11 +226,19 @@ class SegmentsRun(RunConfig):
 class RewardConfig(Strict):
     """An ensemble of reward models fitted to preferences, and the gate it must pass."""
 
-    members: Positive = 5
-    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 64)
+    members: Positive = 4
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 32)
     learning_rate: PositiveFloat = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    epochs: Positive = 200
+    weight_penalty: Annotated[
+        float, Field(ge=0, description="L2; keeps what preferences do not depend on out of it.")
+    ] = 0.01
+    utility_scale: Annotated[
+        PositiveFloat, Field(description="Utility of a segment: this times its mean reward.")
+    ] = 10.0
+    max_reward: Annotated[
+        PositiveFloat, Field(description="Rewards are kept within this many deviations.")
+    ] = 3.0
+    epochs: Positive = 150
     label_noise: Share = 0.1
     min_preferences: Positive = 50
     min_accuracy: Share = 0.75
@@ -265,8 +273,12 @@ class RLHFRun(TrainingConfig):
     tuning: FineTuningConfig = FineTuningConfig()
     reward: RewardConfig = RewardConfig()
     leash: LeashConfig = LeashConfig()
+    recording: Annotated[
+        RecordingConfig,
+        Field(description="Of policies met on the way, for the labels to come; 0 segments: none."),
+    ] = RecordingConfig(max_epsilon=0.1)
     environment_reward_weight: Annotated[float, Field(ge=0)] = 1.0
-    learned_reward_weight: Annotated[float, Field(ge=0)] = 1.0
+    learned_reward_weight: Annotated[float, Field(ge=0)] = 3.0
     pessimism: Annotated[
         float, Field(ge=0, description="Standard deviations of the ensemble taken off.")
     ] = 0.0

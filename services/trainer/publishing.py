@@ -202,6 +202,7 @@ class CandidateKeeper:
 
     Only the environment's return and the learned reward are looked at. What is kept is
     published at the end, under an alias of its own, for people to compare before promotion.
+    `snapshots` are all the networks that were judged, oldest first.
     """
 
     def __init__(
@@ -214,15 +215,16 @@ class CandidateKeeper:
         self._session, self._config = session, config
         self._step_reward, self._generator = step_reward, generator
         self._candidates: list[Candidate] = []
+        self.snapshots: list[nn.Module] = []
 
     def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
         """Evaluate, and keep the network if it is among the best. Never ends the run."""
         episodes, seed = self._config.evaluation.episodes, seed_from(self._generator)
         judged = self._judge(act, episodes, seed, env_steps)
+        snapshot = copy.deepcopy(network)
+        self.snapshots.append(snapshot)
         if judged.summary.mean_return >= self._config.min_return:
-            candidate = Candidate(
-                judged.mean_step_reward, copy.deepcopy(network), judged, env_steps
-            )
+            candidate = Candidate(judged.mean_step_reward, snapshot, judged, env_steps)
             self._candidates.append(candidate)
             self._candidates.sort(key=lambda c: c.learned_reward, reverse=True)
             del self._candidates[KEPT_CANDIDATES:]
@@ -232,7 +234,7 @@ class CandidateKeeper:
         """The best candidate that does its task on fresh episodes too; None when none does."""
         episodes = self._config.evaluation.confirm_episodes
         for candidate in self._candidates:
-            act = _greedy(candidate.network)
+            act = greedy(candidate.network)
             judged = self._judge(act, episodes, seed, candidate.env_steps)
             if judged.summary.mean_return >= self._config.min_return:
                 return replace(candidate, judged=judged)
@@ -251,7 +253,9 @@ class CandidateKeeper:
         """See `state`."""
 
 
-def _greedy(network: nn.Module) -> Greedy:
+def greedy(network: nn.Module) -> Greedy:
+    """The greedy policy of a network of action values."""
+
     def act(observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         device = next(network.parameters()).device
         with torch.inference_mode():

@@ -23,13 +23,32 @@ from services.common.errors import Unavailable
 from tutelage import AsyncClient, Client, FeedbackClient, TrainingClient
 from tutelage.v1 import training_pb2 as pb
 
+
+@dataclass(frozen=True)
+class Round:
+    """So many labels, and a fine-tuning run after them."""
+
+    labels: int
+    overrides: Mapping[str, str]
+
+
 POLICY, ENVIRONMENT, TEACHER = "cartpole", "CartPole-v1", "cart-at-one"
 EPISODES = 100
 SOLVED, NEAR_BEFORE, NEAR_AFTER, MAX_LABELS = 475.0, 0.20, 0.70, 200
-ROUNDS = (80, 120)  # labels a round; the second round's segments show the first's policy too
+# A few labels say in which direction to go, and policies that go too far show where to stop.
+# The first models are judged on a dozen pairs, so their gate is wide; the last one's is the
+# preset's.
+WIDE_GATE = {"reward.min_accuracy": "0.55", "reward.max_calibration_error": "0.5"}
+ROUNDS = (
+    Round(labels=50, overrides={"tuning.total_env_steps": "32768", **WIDE_GATE}),
+    Round(labels=60, overrides={"tuning.total_env_steps": "40960", **WIDE_GATE}),
+    Round(labels=90, overrides={"recording.segments": "0"}),
+)
+ALL_LABELS = sum(r.labels for r in ROUNDS)
 SWAPS = 10
 BACKGROUND_PERIOD_S = 0.05
 MAX_SECONDS = 300
+SERVED_WITHIN_S = 15.0
 
 
 @dataclass
@@ -40,6 +59,8 @@ class Findings:
     after: Driven | None = None
     labels: int = 0
     reward_model: pb.RewardModelFitted | None = None
+    trained_version: int = 0
+    tuned_version: int = 0
     traffic: Traffic = field(default_factory=Traffic)
     swap_traffic: Traffic = field(default_factory=Traffic)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -69,10 +90,10 @@ async def _run(settings: LauncherSettings, seed: int, findings: Findings, view: 
         await journeys.train()
         async with flowing(client, POLICY, findings.traffic, period_s=BACKGROUND_PERIOD_S):
             findings.before = await journeys.drive("the trained policy")
-            for number, labels in enumerate(ROUNDS):
-                await journeys.record(number)
-                await journeys.label(labels)
-                await journeys.fine_tune(number)
+            await journeys.record()
+            for number, planned in enumerate(ROUNDS, start=1):
+                await journeys.label(number, planned)
+                await journeys.fine_tune(number, planned)
             await journeys.promote()
             findings.after = await journeys.drive("the fine-tuned policy")
             await journeys.swap()
@@ -88,8 +109,9 @@ class _Journeys:
 
     async def train(self) -> None:
         """Journeys 1 and 2: transitions into the replay, a policy into the repository."""
-        await self._run("train", "cartpole-dqn", {})
-        await self._until_served("stable")
+        run = await self._run("train", "cartpole-dqn", {})
+        self.findings.trained_version = max(run.published_versions)
+        await self._until_served()
 
     async def drive(self, what: str) -> Driven:
         """Journey 3: every action of 100 episodes by Act."""
@@ -117,48 +139,57 @@ class _Journeys:
         self._took(f"drive {what}", started)
         return driven
 
-    async def record(self, number: int) -> None:
-        """Journey 4: clips of what the policies do; from the second round the tuned one too."""
-        aliases = "[stable]" if number == 0 else "[stable, canary, canary]"
-        await self._run(f"record {number + 1}", "cartpole-segments", {"aliases": aliases})
+    async def record(self) -> None:
+        """Journey 4: clips of what the trained policy does; fine-tuning adds those of its own."""
+        await self._run("record", "cartpole-segments", {})
 
-    async def label(self, count: int) -> None:
+    async def label(self, number: int, planned: Round) -> None:
         """Journey 4: the teacher judges, through the calls a person's page makes."""
         started = time.monotonic()
-        generator = np.random.default_rng(self.seed)
+        generator = np.random.default_rng((self.seed, number))
 
         def work() -> None:
             with FeedbackClient(self.settings.feedback_address) as feedback:
                 label_pairs(
-                    feedback, TEACHERS[TEACHER], POLICY, TEACHER, count, generator, self._labelled
+                    feedback,
+                    TEACHERS[TEACHER],
+                    POLICY,
+                    TEACHER,
+                    planned.labels,
+                    generator,
+                    self._labelled,
                 )
 
         await in_background(work)
         self.view.end_run("labels")
         self.view.say(GOOD, f"the teacher has given {self.findings.labels} labels")
-        self._took("label", started)
+        self._took(f"label {number}", started)
 
-    async def fine_tune(self, number: int) -> None:
+    async def fine_tune(self, number: int, planned: Round) -> None:
         """Journey 4: fit the reward model, and teach the policy on its leash."""
-        run = await self._run(f"teach {number + 1}", "cartpole-rlhf", {})
+        run = await self._run(f"teach {number}", "cartpole-rlhf", planned.overrides)
+        self.findings.tuned_version = max(run.published_versions, default=0)
         with TrainingClient(self.settings.trainer_address) as client:
             for event in client.watch_run(run.run_id, follow=False):
                 if event.HasField("reward_model_fitted"):
                     self.findings.reward_model = event.reward_model_fitted
-        await self._until_served("canary")
 
     async def promote(self) -> None:
-        """The tuned policy becomes the stable one."""
+        """The policy that was tuned last becomes the stable one.
 
-        def work() -> int:
+        Raises:
+            Unavailable: when fine-tuning has published none.
+        """
+        version = self.findings.tuned_version
+        if not version:
+            raise Unavailable("fine-tuning has published no version to promote")
+
+        def work() -> None:
             with Client(self.settings.inference_address) as client:
-                version = client.policy(POLICY).aliases["canary"]
                 client.promote(POLICY, version)
-                return version
 
-        version = await in_background(work)
+        await in_background(work)
         self.view.say(GOOD, f"promoted version {version} to stable")
-        await self._until_served("stable")
 
     async def swap(self) -> None:
         """Roll back and forth under load."""
@@ -180,7 +211,7 @@ class _Journeys:
     def _labelled(self, choice: int) -> None:
         self.findings.labels += 1
         progress = pb.RunProgress(
-            phase="the teacher labels", done=self.findings.labels, total=sum(ROUNDS), unit="labels"
+            phase="the teacher labels", done=self.findings.labels, total=ALL_LABELS, unit="labels"
         )
         self.view.progress("labels", progress)
 
@@ -204,19 +235,22 @@ class _Journeys:
             raise Unavailable(f"the demo cannot go on without {run.run_id}: {run.error}")
         return run
 
-    async def _until_served(self, alias: str) -> None:
-        """Return once the inference service answers with the version the alias points at."""
+    async def _until_served(self) -> None:
+        """Return once the inference service answers for the policy.
+
+        Raises:
+            Unavailable: when it does not soon after the policy was published.
+        """
 
         def work() -> None:
             with Client(self.settings.inference_address) as client:
-                deadline = time.monotonic() + 15
+                deadline = time.monotonic() + SERVED_WITHIN_S
                 while time.monotonic() < deadline:
-                    policies = {p.name: p for p in client.policies()}
-                    policy = policies.get(POLICY)
-                    if policy and policy.serving.get(alias) == policy.aliases.get(alias, -1):
+                    newest = {p.name: p.versions[-1].version for p in client.policies()}
+                    if newest.get(POLICY) == self.findings.trained_version:
                         return
                     time.sleep(0.1)
-            raise Unavailable(f"{alias} is not served 15 s after it was published")
+            raise Unavailable(f"no policy is served {SERVED_WITHIN_S:.0f} s after training")
 
         await in_background(work)
 

@@ -31,6 +31,11 @@ class RewardEnsemble(nn.Module):
 
     Observations are standardised, and rewards normalised, by constants that belong to the
     model, so that a reward means the same for as long as this version is used.
+
+    Args:
+        utility_scale: a segment is worth this times its mean reward.
+        max_reward: normalised rewards are kept within ± this: where it has seen nothing, a
+            network's lines go on for ever.
     """
 
     observation_mean: Tensor
@@ -39,14 +44,21 @@ class RewardEnsemble(nn.Module):
     reward_std: Tensor
 
     def __init__(
-        self, observation_size: int, actions: int, members: int, hidden: tuple[int, ...]
+        self,
+        observation_size: int,
+        actions: int,
+        members: int,
+        hidden: tuple[int, ...],
+        utility_scale: float = 10.0,
+        max_reward: float = 3.0,
     ) -> None:
         super().__init__()
+        self.utility_scale, self.max_reward = utility_scale, max_reward
         self.actions, self.members = actions, members
         sizes = (observation_size + actions, *hidden)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [EnsembleLinear(members, inputs, outputs), nn.Tanh()]
+            layers += [EnsembleLinear(members, inputs, outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers, EnsembleLinear(members, sizes[-1], 1))
         self.log_tie = nn.Parameter(torch.full((members, 1), -1.0))
         self.register_buffer("observation_mean", torch.zeros(observation_size))
@@ -91,7 +103,8 @@ class RewardEnsemble(nn.Module):
             members = self(flat, torch.from_numpy(np.asarray(actions, np.int64)))  # (E, B)
             mean = members.mean(dim=0) - self.reward_mean
             spread = members.std(dim=0, correction=0) if pessimism else 0.0  # 0 for one member
+            normal = (mean - pessimism * spread) / self.reward_std
             rewards: npt.NDArray[np.float32] = (
-                ((mean - pessimism * spread) / self.reward_std).float().numpy()
+                normal.clamp(-self.max_reward, self.max_reward).float().numpy()
             )
         return rewards

@@ -65,12 +65,22 @@ def fit(
         raise PreconditionFailed("every preference is held out; label more pairs to learn from")
     torch.manual_seed(int(generator.integers(2**31)))
     steps = _Steps.of(data)
-    ensemble = RewardEnsemble(steps.observations.shape[1], actions, config.members, config.hidden)
+    ensemble = RewardEnsemble(
+        steps.observations.shape[1],
+        actions,
+        config.members,
+        config.hidden,
+        config.utility_scale,
+        config.max_reward,
+    )
     ensemble.standardise(steps.observations)
     weights = _bootstrap(len(train), config.members, generator)
     targets = _soft_targets(data.outcome[train], config.label_noise)
-    optimizer = torch.optim.AdamW(
-        ensemble.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    # A penalty in the loss, not AdamW's decay: Adam turns it into steady shrinking of just those
+    # weights that the preferences say nothing about, such as those of speeds that average out
+    # within a segment and would otherwise be noise in every step's reward.
+    optimizer = torch.optim.Adam(
+        ensemble.parameters(), lr=config.learning_rate, weight_decay=config.weight_penalty
     )
     for epoch in range(config.epochs):
         log_likelihood = _log_likelihood(ensemble, steps, data, train)  # (E, P, 3)
@@ -125,7 +135,11 @@ class _Steps:
     observations: Tensor  # (N, observation size)
     actions: Tensor  # (N,)
     segment: Tensor  # (N,) index of the segment
-    segments: int
+    lengths: Tensor  # (S,) steps of each segment, at least 1
+
+    @property
+    def segments(self) -> int:
+        return len(self.lengths)
 
     @classmethod
     def of(cls, data: PreferenceData) -> _Steps:
@@ -135,7 +149,7 @@ class _Steps:
             torch.from_numpy(observations),
             torch.from_numpy(data.actions[segment, step]),
             torch.from_numpy(segment),
-            len(data.mask),
+            torch.from_numpy(data.mask.sum(axis=1).clip(1).astype(np.float32)),
         )
 
 
@@ -146,8 +160,9 @@ def _log_likelihood(
     which: npt.NDArray[np.int64],
 ) -> Tensor:
     rewards = ensemble(steps.observations, steps.actions)  # (E, N)
-    utilities = rewards.new_zeros(ensemble.members, steps.segments)  # (E, S)
-    utilities = utilities.index_add(1, steps.segment, rewards)
+    totals = rewards.new_zeros(ensemble.members, steps.segments)  # (E, S)
+    totals = totals.index_add(1, steps.segment, rewards)
+    utilities = ensemble.utility_scale * totals / steps.lengths
     left = utilities[:, torch.from_numpy(data.left[which])]  # (E, P)
     right = utilities[:, torch.from_numpy(data.right[which])]
     return torch.stack(preference_log_likelihood(left, right, ensemble.log_tie), dim=2)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from services.common.errors import PreconditionFailed
 from services.common.replay.schema import Rows
 from services.common.spec import PolicySpec
 from services.trainer import environments
@@ -20,13 +19,15 @@ from services.trainer.evaluate import evaluate
 from services.trainer.export import Exporter
 from services.trainer.learning import NewestWindow
 from services.trainer.networks import LeashedQNetwork, QNetwork
-from services.trainer.publishing import CandidateKeeper, Identity, publish
+from services.trainer.publishing import CandidateKeeper, Identity, greedy, publish
 from services.trainer.resources import Resources
 from services.trainer.reward.ensemble import RewardEnsemble
 from services.trainer.runs import off_policy
+from services.trainer.runs.recording import Recorder
 from services.trainer.runs.reward_fitting import fit_reward_model
 from services.trainer.runs.session import RunSession
 from services.trainer.runs.store import RunFolder
+from services.trainer.segments import Source
 from services.trainer.weights import load_q_network
 
 MEASURED_ENVS = 16
@@ -40,11 +41,16 @@ def fine_tune(
     attempt: int,
     generator: np.random.Generator,
 ) -> bool:
-    """Fit, gate, fine-tune, publish under `publish_alias`; False when stopped before the end.
+    """Fit, gate, fine-tune, publish under `publish_alias`, and record what was met on the way.
+
+    The policies met on the way do more of what people seem to like, and too much of it, so
+    that comparing them tells the reward model where enough is.
+
+    Returns:
+        False when stopped before the end.
 
     Raises:
-        PreconditionFailed: too few preferences, a reward model that does not pass its gate, or
-            no candidate that still does its task.
+        PreconditionFailed: too few preferences, or a reward model that does not pass its gate.
         Unavailable: when the feedback service does not answer.
     """
     base, manifest = load_q_network(resources.registry, config.policy, config.base_alias)
@@ -70,11 +76,18 @@ def fine_tune(
         generator=generator,
         relabel=shaping.rewards,
     )
-    finished = off_policy.run(config, parts)
-    if finished:
-        identity = Identity(folder.run_id, config.algorithm, manifest.spec, version)
-        _publish(judge, config, identity, session, resources, generator)
-    return finished
+    if not off_policy.run(config, parts):
+        return False
+    identity = Identity(folder.run_id, config.algorithm, manifest.spec, version)
+    _publish(judge, config, identity, session, resources, generator)
+    if not config.recording.segments or session.should_stop:
+        return True
+    recorder = Recorder(config.policy, folder.run_id, config.environment, session, resources)
+    sources = [Source(greedy(base), manifest.version)]
+    # The first third still learns to stand on its leash.
+    sources += [Source(greedy(n), 0) for n in judge.snapshots[len(judge.snapshots) // 3 :]]
+    recorder.record(sources, config.recording, generator)
+    return True
 
 
 def leash(
@@ -157,11 +170,12 @@ def _publish(
 ) -> None:
     best = keeper.confirm_best(environments.seed_from(generator))
     if best is None:
-        raise PreconditionFailed(
-            f"no candidate returned {config.min_return:g} in the environment; nothing was "
-            "published. Try a tighter leash (leash.temperature), a smaller "
-            "learned_reward_weight, or more labels"
+        session.say(
+            f"no candidate returned {config.min_return:g} in the environment, so nothing is "
+            "published; label more pairs and run again",
+            "warning",
         )
+        return
     manifest = publish(
         best.network,
         config,
