@@ -16,8 +16,10 @@ def spread_out(
 
     Args:
         features: (n, d); columns are standardised first.
-        count: how many; all of them when there are fewer.
+        count: how many; all of them that differ when there are fewer.
     """
+    if not len(features) or not count:
+        return []
     spread = features.std(axis=0)
     standard = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
     chosen = [int(generator.integers(len(standard)))]

@@ -69,8 +69,11 @@ def open_environment(environment: EnvironmentConfig) -> Env:
     kwargs = {**environment.kwargs, "render_mode": "rgb_array"}
     try:
         env: Env = gym.make(environment.id, **kwargs)
-    except gym.error.Error as error:
+    except (gym.error.Error, TypeError) as error:  # the latter for keywords it does not take
         raise InvalidConfig(f"environment {environment.id} cannot be shown: {error}") from None
+    modes = env.metadata.get("render_modes", [])
+    if "rgb_array" not in modes:
+        raise InvalidConfig(f"environment {environment.id} cannot be shown: it draws {modes} only")
     if env.spec is not None and env.spec.nondeterministic:
         raise InvalidConfig(f"environment {environment.id} is not the same for the same seed")
     return env

@@ -33,7 +33,7 @@ def load_weights(content: bytes, manifest: PolicyManifest) -> nn.Module:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         network = build(json.loads(header["__metadata__"]["network"]), manifest.spec)
         network.load_state_dict(safetensors.torch.load(content))
-    except (ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise DataCorrupted(f"{manifest.policy}/{manifest.version}/{WEIGHTS}: {error}") from error
     return network
 

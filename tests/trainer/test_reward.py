@@ -140,11 +140,32 @@ def test_rewards_over_the_segments_are_normalised() -> None:
 
 
 def test_pessimism_takes_off_what_members_disagree_on() -> None:
-    ensemble, _ = fitted(preferences())
+    ensemble, _ = fitted(preferences(), CONFIG.model_copy(update={"max_reward": 1e6}))
     x = np.array([[1, 0, 0, 0], [40, 40, 40, 40]], np.float32)  # known, and far from it
     actions = np.zeros(2, np.int64)
     taken = ensemble.reward(x, actions) - ensemble.reward(x, actions, pessimism=1.0)
     assert taken[1] > taken[0] > 0
+
+
+def test_rewards_far_from_what_was_seen_are_kept_within_bounds() -> None:
+    ensemble, _ = fitted(preferences(), CONFIG.model_copy(update={"max_reward": 1.5}))
+    x = np.array([[-1e4, 0, 0, 0], [1, 0, 0, 0], [1e4, 1e4, 1e4, 1e4]], np.float32)
+    rewards = ensemble.reward(x, np.zeros(3, np.int64))
+    assert np.abs(rewards).max() == 1.5
+    assert np.abs(rewards).min() < 1.5
+
+
+def test_what_preferences_say_nothing_of_is_kept_out_of_the_reward() -> None:
+    x = np.zeros((100, 4), np.float32)
+    x[:, 1:] = np.random.default_rng(2).normal(size=(100, 3))  # worth nothing
+    actions = np.zeros(100, np.int64)
+    spread = [
+        fitted(preferences(pairs=100), CONFIG.model_copy(update={"weight_penalty": penalty}))[0]
+        .reward(x, actions)
+        .std()
+        for penalty in (0.0, CONFIG.weight_penalty)
+    ]
+    assert spread[1] < spread[0] / 2
 
 
 def test_a_single_member_has_nothing_to_disagree_on() -> None:
