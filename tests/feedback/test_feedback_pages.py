@@ -198,6 +198,13 @@ def fits_the_window(page: Page) -> bool:
     return bool(page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth"))
 
 
+def test_the_label_page_is_found_by_its_name_too(platform: Platform, page: Page) -> None:
+    page.goto(f"{platform.app.url}/label?labeler=ann")
+    see(page, "Which do you prefer?")
+    expect(page).to_have_url(f"{platform.app.url}/?labeler=ann")
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+
+
 def test_a_label_given_with_the_keyboard_is_saved(platform: Platform, page: Page) -> None:
     page.goto(f"{platform.app.url}/?labeler=ann")
     see(page, "Which do you prefer?")

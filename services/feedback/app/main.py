@@ -28,11 +28,18 @@ st.set_page_config(
 )
 st.logo(str(FOLDER / "logo.svg"), size="large", icon_image=str(FOLDER / "icon.svg"))
 st.html(CSS)
+home = st.Page(label.page, title="Label", icon=":material/compare:", default=True)
+
+
+def _go_home() -> None:
+    """The default page has no address but "/"; who asks for /label means it too."""
+    st.switch_page(home, query_params=st.query_params.to_dict())
+
+
 st.navigation(
     [
-        st.Page(
-            label.page, title="Label", icon=":material/compare:", url_path="label", default=True
-        ),
+        home,
+        st.Page(_go_home, title="Label", url_path="label", visibility="hidden"),
         st.Page(training.page, title="Training", icon=":material/show_chart:", url_path="training"),
         st.Page(policy.page, title="Policy", icon=":material/smart_toy:", url_path="policy"),
         st.Page(
