@@ -115,9 +115,7 @@ def _show_status(client: TrainingClient, run: pb.Run) -> None:
     name, colour, icon = _status(run)
     badge.badge(name, icon=icon, color=colour)  # type: ignore[arg-type]
     if run.HasField("progress"):
-        progress = run.progress
-        share = progress.done / progress.total if progress.total else 0.0
-        bar.progress(min(1.0, share), text=_progress_text(run))
+        bar.progress(_share(run), text=_progress_text(run))
     with button:
         if run.status in UNFINISHED:
             _button("Stop", ":material/stop:", lambda: client.stop_run(run.run_id))
@@ -127,8 +125,18 @@ def _show_status(client: TrainingClient, run: pb.Run) -> None:
         st.error(run.error, icon=":material/error:")
 
 
+def _share(run: pb.Run) -> float:
+    """How far along a run is, 0 to 1; one that has reached its goal early is done."""
+    progress = run.progress
+    if run.status == pb.RUN_STATUS_SUCCEEDED:
+        return 1.0
+    return min(1.0, progress.done / progress.total) if progress.total else 0.0
+
+
 def _progress_text(run: pb.Run) -> str:
     progress = run.progress
+    if run.status == pb.RUN_STATUS_SUCCEEDED and progress.done < progress.total:
+        return f"done after {progress.done:,} of at most {progress.total:,} {progress.unit}"
     text = f"{progress.phase} · {progress.done:,} of {progress.total:,} {progress.unit}"
     if run.status == pb.RUN_STATUS_RUNNING and progress.rate > 0:
         unit = "steps" if progress.unit == "env steps" else progress.unit
@@ -157,7 +165,7 @@ def _show_figures(run: pb.Run, history: RunHistory) -> None:
     mean = f"{progress.mean_return:.1f}" if progress.HasField("mean_return") else "–"
     best = max((e.mean_return for e in history.evaluations), default=None)
     figures = {
-        "Mean return, last 100": mean,
+        "Training return, last 100": mean,
         "Episodes": f"{len(history.episodes):,}",
         "Best evaluation": "–" if best is None else f"{best:.1f}",
         "Published": ", ".join(f"v{version}" for version in run.published_versions) or "–",
