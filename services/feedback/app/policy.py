@@ -130,11 +130,16 @@ def _show_versions(client: Client, policy: pb.Policy, choice: Choice) -> None:
             "Version": f"v{v.version}",
             "Serves as": STABLE if v.version == stable else pointing.get(v.version, ""),
             "Algorithm": v.algorithm,
-            "Return": round(v.mean_return, 1),
+            "Return": v.mean_return,
         }
         for v in reversed(policy.versions)
     ]
-    st.dataframe(rows, hide_index=True, height=min(MOST_TABLE_PX, ROW_PX * (len(rows) + 1) + 3))
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=min(MOST_TABLE_PX, ROW_PX * (len(rows) + 1) + 3),
+        column_config={"Return": st.column_config.NumberColumn(format="%.1f")},
+    )
     for version in policy.versions:
         if version.load_error:
             st.warning(f"v{version.version} is not served: {version.load_error}")
