@@ -41,7 +41,9 @@ class PlatformSettings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="console on a terminal and JSON elsewhere, unless set."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error: the least that is logged."
+    )
 
     @property
     def policies_url(self) -> str:
