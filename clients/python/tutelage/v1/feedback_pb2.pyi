@@ -164,14 +164,19 @@ class Pair(_message.Message):
     RIGHT_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
     pair_id: _builtins.str
+    """Given by the service; names the pair in a judgement."""
     policy: _builtins.str
+    """Task of both segments."""
     split: Global___Split.ValueType
+    """The side that both segments are on."""
     @_builtins.property
     def left(self) -> Global___Segment:
         """Segments without their clips and rewards."""
 
     @_builtins.property
-    def right(self) -> Global___Segment: ...
+    def right(self) -> Global___Segment:
+        """As `left`."""
+
     def __init__(
         self,
         *,
@@ -206,15 +211,21 @@ class Preference(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     RESPONSE_TIME_MS_FIELD_NUMBER: _builtins.int
     preference_id: _builtins.str
+    """Given by the service; names the judgement to take back."""
     pair_id: _builtins.str
+    """Pair that was judged."""
     policy: _builtins.str
+    """Task of the pair."""
     labeler: _builtins.str
     """Who judged."""
     choice: Global___Choice.ValueType
+    """What they said of it."""
     left_segment_id: _builtins.str
     """Segment ids as they were shown."""
     right_segment_id: _builtins.str
+    """As `left_segment_id`."""
     split: Global___Split.ValueType
+    """The pair's."""
     response_time_ms: _builtins.int
     """Milliseconds from showing to judging as the page measured; 0 when unknown."""
     @_builtins.property
@@ -277,7 +288,9 @@ class NextPairResponse(_message.Message):
 
     PAIR_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pair(self) -> Global___Pair: ...
+    def pair(self) -> Global___Pair:
+        """Shown to this labeler until they judge it."""
+
     def __init__(
         self,
         *,
@@ -303,8 +316,11 @@ class SubmitPreferenceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RESPONSE_TIME_MS_FIELD_NUMBER: _builtins.int
     pair_id: _builtins.str
+    """Pair that was shown."""
     labeler: _builtins.str
+    """Who judges; the labeler the pair was drawn for."""
     choice: Global___Choice.ValueType
+    """What they say of it."""
     request_id: _builtins.str
     """Token that makes a retry harmless. Default: the pair and labeler are the token."""
     response_time_ms: _builtins.int
@@ -337,7 +353,9 @@ class SubmitPreferenceResponse(_message.Message):
     duplicate: _builtins.bool
     """Whether it was there already."""
     @_builtins.property
-    def preference(self) -> Global___Preference: ...
+    def preference(self) -> Global___Preference:
+        """The standing judgement."""
+
     def __init__(
         self,
         *,
@@ -363,7 +381,9 @@ class UndoPreferenceRequest(_message.Message):
     PREFERENCE_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
+    """Task. May be empty where there is exactly one."""
     labeler: _builtins.str
+    """Who takes it back: who gave it."""
     preference_id: _builtins.str
     """The preference meant. Default: the labeler's newest standing one."""
     request_id: _builtins.str
@@ -392,7 +412,9 @@ class UndoPreferenceResponse(_message.Message):
 
     PREFERENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def preference(self) -> Global___Preference: ...
+    def preference(self) -> Global___Preference:
+        """The judgement that stands no more."""
+
     def __init__(
         self,
         *,
@@ -456,7 +478,9 @@ class ListPreferencesResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
-    def preferences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preference]: ...
+    def preferences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preference]:
+        """In the order they were given."""
+
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
         """Each segment once, without clips; only with include_segments."""
@@ -484,7 +508,9 @@ class UploadSegmentsRequest(_message.Message):
 
     SEGMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]: ...
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
+        """With their clips; all are stored, or none."""
+
     def __init__(
         self,
         *,
@@ -509,7 +535,9 @@ class UploadSegmentsResponse(_message.Message):
     created: _builtins.int
     """How many were new."""
     @_builtins.property
-    def segment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def segment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One for each segment sent, new or not."""
+
     def __init__(
         self,
         *,
@@ -532,6 +560,7 @@ class GetClipRequest(_message.Message):
 
     SEGMENT_ID_FIELD_NUMBER: _builtins.int
     segment_id: _builtins.str
+    """As a pair or a preference names it."""
     def __init__(
         self,
         *,
@@ -610,12 +639,17 @@ class GetProgressResponse(_message.Message):
     BY_LABELER_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
+    """The task counted; empty while there is none."""
     segments: _builtins.int
+    """Segments stored."""
     left: _builtins.int
     """Standing preferences by choice; skips teach nothing and are counted apart."""
     right: _builtins.int
+    """As `left`."""
     ties: _builtins.int
+    """As `left`."""
     skips: _builtins.int
+    """As `left`."""
     held_out: _builtins.int
     """Those of them that are held out, skips left aside."""
     open_pairs: _builtins.int

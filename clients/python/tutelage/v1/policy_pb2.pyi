@@ -613,7 +613,9 @@ class GetPolicyResponse(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def policy(self) -> Global___Policy: ...
+    def policy(self) -> Global___Policy:
+        """With all its versions and aliases."""
+
     def __init__(
         self,
         *,
@@ -652,7 +654,9 @@ class ListPoliciesResponse(_message.Message):
 
     POLICIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]: ...
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
+        """Empty while nothing is published."""
+
     def __init__(
         self,
         *,

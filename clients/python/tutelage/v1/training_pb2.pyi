@@ -84,6 +84,7 @@ class Run(_message.Message):
     seed: _builtins.int
     """Seed of all its generators."""
     status: Global___RunStatus.ValueType
+    """Where it is in its life."""
     config_yaml: _builtins.str
     """The whole configuration as YAML, defaults included."""
     error: _builtins.str
@@ -207,23 +208,41 @@ class RunEvent(_message.Message):
         """When it happened."""
 
     @_builtins.property
-    def status_changed(self) -> Global___RunStatusChanged: ...
+    def status_changed(self) -> Global___RunStatusChanged:
+        """The run moved on."""
+
     @_builtins.property
-    def progress(self) -> Global___RunProgress: ...
+    def progress(self) -> Global___RunProgress:
+        """How far the run is."""
+
     @_builtins.property
-    def episode_ended(self) -> Global___EpisodeEnded: ...
+    def episode_ended(self) -> Global___EpisodeEnded:
+        """A training episode ended."""
+
     @_builtins.property
-    def metrics(self) -> Global___Metrics: ...
+    def metrics(self) -> Global___Metrics:
+        """Learner figures."""
+
     @_builtins.property
-    def policy_evaluated(self) -> Global___PolicyEvaluated: ...
+    def policy_evaluated(self) -> Global___PolicyEvaluated:
+        """The greedy policy was evaluated."""
+
     @_builtins.property
-    def policy_published(self) -> Global___PolicyPublished: ...
+    def policy_published(self) -> Global___PolicyPublished:
+        """A version entered the policy repository."""
+
     @_builtins.property
-    def reward_model_fitted(self) -> Global___RewardModelFitted: ...
+    def reward_model_fitted(self) -> Global___RewardModelFitted:
+        """A reward model was fitted and judged."""
+
     @_builtins.property
-    def checkpoint_saved(self) -> Global___CheckpointSaved: ...
+    def checkpoint_saved(self) -> Global___CheckpointSaved:
+        """A checkpoint is durable."""
+
     @_builtins.property
-    def message(self) -> Global___Message: ...
+    def message(self) -> Global___Message:
+        """Something a person should know."""
+
     def __init__(
         self,
         *,
@@ -258,6 +277,7 @@ class RunStatusChanged(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     status: Global___RunStatus.ValueType
+    """What it is now."""
     reason: _builtins.str
     """Why, for FAILED; else empty."""
     def __init__(
@@ -339,7 +359,9 @@ class Metrics(_message.Message):
     env_steps: _builtins.int
     """Environment steps of the run."""
     @_builtins.property
-    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Means since the figures before, by name."""
+
     def __init__(
         self,
         *,
@@ -373,7 +395,9 @@ class PolicyEvaluated(_message.Message):
     mean_return: _builtins.float
     """Mean, lowest and highest undiscounted return."""
     min_return: _builtins.float
+    """As `mean_return`."""
     max_return: _builtins.float
+    """As `mean_return`."""
     mean_learned_reward: _builtins.float
     """Mean learned reward a step, where a reward model takes part."""
     def __init__(
@@ -407,7 +431,9 @@ class PolicyPublished(_message.Message):
     ALIAS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
+    """Name of the policy."""
     version: _builtins.int
+    """Version number, from 1."""
     alias: _builtins.str
     """Alias that points at it now; empty when none was moved."""
     digest: _builtins.str
@@ -446,6 +472,7 @@ class RewardModelFitted(_message.Message):
     BINS_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
+    """Policy whose task it is for."""
     version: _builtins.int
     """Version of the reward model, from 1."""
     train_preferences: _builtins.int
@@ -457,6 +484,7 @@ class RewardModelFitted(_message.Message):
     accuracy_low: _builtins.float
     """Wilson 95% interval of `accuracy`."""
     accuracy_high: _builtins.float
+    """As `accuracy_low`."""
     log_loss: _builtins.float
     """Mean negative log-likelihood of the held-out preferences, in nats; guessing
     left or right evenly costs 0.69.
@@ -530,6 +558,7 @@ class CheckpointSaved(_message.Message):
 
     ENV_STEPS_FIELD_NUMBER: _builtins.int
     env_steps: _builtins.int
+    """Environment steps of the run, from which it would go on."""
     def __init__(
         self,
         *,
@@ -554,6 +583,7 @@ class Message(_message.Message):
     level: _builtins.str
     """"info", "warning" or "error"."""
     text: _builtins.str
+    """A sentence or a few."""
     def __init__(
         self,
         *,
@@ -638,7 +668,9 @@ class StartRunResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___Run: ...
+    def run(self) -> Global___Run:
+        """Queued, or what the same request_id started before."""
+
     def __init__(
         self,
         *,
@@ -660,6 +692,7 @@ class StopRunRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    """As in Run."""
     def __init__(
         self,
         *,
@@ -681,7 +714,9 @@ class StopRunResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___Run: ...
+    def run(self) -> Global___Run:
+        """Stopped, or ended in another way before it heard of it."""
+
     def __init__(
         self,
         *,
@@ -703,6 +738,7 @@ class ResumeRunRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    """As in Run."""
     def __init__(
         self,
         *,
@@ -724,7 +760,9 @@ class ResumeRunResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___Run: ...
+    def run(self) -> Global___Run:
+        """Queued."""
+
     def __init__(
         self,
         *,
@@ -746,6 +784,7 @@ class GetRunRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    """As in Run."""
     def __init__(
         self,
         *,
@@ -767,7 +806,9 @@ class GetRunResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___Run: ...
+    def run(self) -> Global___Run:
+        """As of now."""
+
     def __init__(
         self,
         *,
@@ -811,7 +852,9 @@ class ListRunsResponse(_message.Message):
 
     RUNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
+        """Each as of now."""
+
     def __init__(
         self,
         *,
@@ -835,6 +878,7 @@ class WatchRunRequest(_message.Message):
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    """As in Run."""
     after_sequence: _builtins.int
     """Skip events up to and including this sequence number. Default 0: from the start."""
     follow: _builtins.bool
@@ -864,7 +908,9 @@ class WatchRunResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunEvent]: ...
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunEvent]:
+        """At least one."""
+
     def __init__(
         self,
         *,
