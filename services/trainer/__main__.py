@@ -22,7 +22,7 @@ from tutelage.v1 import training_pb2 as pb
 from tutelage.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
 
 NAME = "tutelage.v1.TrainingService"
-CLOSING_S = 20.0
+CLOSING_S = 8.0  # within what the launcher gives
 
 
 async def serve(settings: TrainerSettings) -> None:

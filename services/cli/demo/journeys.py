@@ -38,10 +38,14 @@ SOLVED, NEAR_BEFORE, NEAR_AFTER, MAX_LABELS = 475.0, 0.20, 0.70, 200
 # A few labels say in which direction to go, and policies that go too far show where to stop.
 # The first models are judged on a dozen pairs, so their gate is wide; the last one's is the
 # preset's.
-WIDE_GATE = {"reward.min_accuracy": "0.55", "reward.max_calibration_error": "0.5"}
+GENTLY = {
+    "learned_reward_weight": "1.0",
+    "reward.min_accuracy": "0.55",
+    "reward.max_calibration_error": "0.5",
+}
 ROUNDS = (
-    Round(labels=50, overrides={"tuning.total_env_steps": "32768", **WIDE_GATE}),
-    Round(labels=60, overrides={"tuning.total_env_steps": "40960", **WIDE_GATE}),
+    Round(labels=50, overrides={"tuning.total_env_steps": "40960", **GENTLY}),
+    Round(labels=60, overrides={"tuning.total_env_steps": "40960", **GENTLY}),
     Round(labels=90, overrides={"recording.segments": "0"}),
 )
 ALL_LABELS = sum(r.labels for r in ROUNDS)

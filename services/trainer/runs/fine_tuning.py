@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from services.trainer.runs.store import RunFolder
 from services.trainer.segments import Source
 from services.trainer.weights import load_q_network
 
-MEASURED_ENVS = 16
+MEASURED_EPISODES = 16
 
 
 def fine_tune(
@@ -55,8 +56,9 @@ def fine_tune(
     """
     base, manifest = load_q_network(resources.registry, config.policy, config.base_alias)
     ensemble, version = fit_reward_model(config, manifest, folder, session, resources, generator)
-    network = leash(base, config, manifest.spec, generator)
-    shaping = _Shaping(config, network, ensemble)
+    deployed = observe(base, config, generator)
+    network = leash(deployed, config, manifest.spec)
+    shaping = _Shaping(config, network, ensemble, deployed)
     judge = CandidateKeeper(session, config, shaping.learned, generator)
     learner = SoftLambdaLearner(
         network,
@@ -90,53 +92,66 @@ def fine_tune(
     return True
 
 
-def leash(
-    base: nn.Module, config: RLHFRun, spec: PolicySpec, generator: np.random.Generator
-) -> LeashedQNetwork:
+@dataclass(frozen=True)
+class Deployed:
+    """The deployed policy, and how it behaves.
+
+    observations, actions: (n, *shape), (n,) of greedy episodes.
+    median_lead: of the best action's value over the second's.
+    """
+
+    network: nn.Module
+    observations: npt.NDArray[Any]
+    actions: npt.NDArray[np.int64]
+    median_lead: float
+
+
+def observe(base: nn.Module, config: RLHFRun, generator: np.random.Generator) -> Deployed:
+    """Play some greedy episodes of the deployed policy."""
+    act, seed = greedy(base), environments.seed_from(generator)
+    seen = evaluate(act, config.environment, MEASURED_EPISODES, seed).observations
+    with torch.inference_mode():
+        ordered = base(torch.from_numpy(seen)).sort(dim=1, descending=True).values
+    lead = float((ordered[:, 0] - ordered[:, 1]).median())
+    return Deployed(base, seen, act(seen), max(lead, 1e-6))
+
+
+def leash(deployed: Deployed, config: RLHFRun, spec: PolicySpec) -> LeashedQNetwork:
     """The deployed policy's network with a correction that is still nothing."""
-    prior_temperature = config.leash.prior_temperature
-    if prior_temperature is None:
-        prior_temperature = _median_lead(base, config, generator)
     return LeashedQNetwork(
-        base=base,
+        base=deployed.network,
         correction=QNetwork(spec, config.network),
         temperature=config.leash.temperature / config.tuning.reward_scale,
-        prior_temperature=prior_temperature,
+        prior_temperature=config.leash.prior_temperature or deployed.median_lead,
         floor=config.leash.floor,
     )
-
-
-def _median_lead(base: nn.Module, config: RLHFRun, generator: np.random.Generator) -> float:
-    """Median lead of the best action's value over the second's, where the policy leads."""
-    leads: list[npt.NDArray[np.float32]] = []
-
-    def act(observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        with torch.inference_mode():
-            values = base(torch.from_numpy(observations))
-        ordered = values.sort(dim=1, descending=True).values
-        leads.append((ordered[:, 0] - ordered[:, 1]).numpy())
-        best: npt.NDArray[np.int64] = values.argmax(dim=1).numpy()
-        return best
-
-    evaluate(act, config.environment, MEASURED_ENVS, environments.seed_from(generator))
-    return max(float(np.median(np.concatenate(leads))), 1e-6)
 
 
 class _Shaping:
     """The rewards that fine-tuning learns from.
 
-    r' = w_env·r + w·r̂(s, a) + τ·log π₀(a|s), with r̂ from the reward model and π₀ the
-    deployed policy.
+    r' = w_env·r + w·r̂(s, a) + τ·log π₀(a|s), with π₀ the deployed policy, and r̂ by how much
+    the reward model likes a step better than what π₀ does on average. Were r̂ negative for what
+    π₀ does, ending the episode could be worth more than going on.
     """
 
-    def __init__(self, config: RLHFRun, network: LeashedQNetwork, ensemble: RewardEnsemble) -> None:
+    def __init__(
+        self,
+        config: RLHFRun,
+        network: LeashedQNetwork,
+        ensemble: RewardEnsemble,
+        deployed: Deployed,
+    ) -> None:
         self._config, self._network, self._ensemble = config, network, ensemble
+        self._usual = 0.0
+        self._usual = float(self.learned(deployed.observations, deployed.actions).mean())
 
     def learned(
         self, observations: npt.NDArray[Any], actions: npt.NDArray[Any]
     ) -> npt.NDArray[np.float32]:
         """r̂: (B, *shape), (B,) → (B,)"""
-        return self._ensemble.reward(observations, actions, self._config.pessimism)
+        liked = self._ensemble.reward(observations, actions, self._config.pessimism)
+        return (liked - self._usual).astype(np.float32)
 
     def rewards(self, rows: Rows) -> npt.NDArray[np.float32]:
         """r' of transitions, (n,)."""
