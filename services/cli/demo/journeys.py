@@ -328,6 +328,6 @@ def verdict(findings: Findings, seconds: float) -> list[Line]:
     times = ", ".join(f"{name} {s:.0f} s" for name, s in findings.seconds.items())
     return [
         *lines,
-        Line("time in all", duration(seconds), "< 5:00", seconds < 300),
+        Line("time in all", duration(seconds), f"< {duration(MAX_SECONDS)}", seconds < MAX_SECONDS),
         Line(times, ""),
     ]
