@@ -14,7 +14,7 @@ Object = dict[str, Any]
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
 PREFIX = "TUTELAGE_"
 # What the trainer takes to write checkpoints after its calls have ended (its CLOSING_S).
-CLOSING_S = 20.0
+CLOSING_S = 8.0
 _TAG = re.compile(r":(?P<tag>[\w][\w.-]*)$")
 
 

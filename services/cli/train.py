@@ -27,8 +27,8 @@ def train(
     """Train with PRESET in this terminal; Ctrl-C saves a checkpoint.
 
     Needs nothing running: without TUTELAGE_REDIS_URL, a Valkey of its own keeps the replay in
-    the data folder. The policy is published to the same repository that `tutelage up` serves.
-    While that is running, start runs from its Training page, which queues them.
+    the data folder. Where `tutelage up` is running on that folder, its trainer does the work
+    and this terminal shows it. The policy is published to the repository that is served.
 
     \b
     Examples:
@@ -38,6 +38,7 @@ def train(
       tutelage train --resume cartpole-dqn-20261122-101500-3f2a
     """
     from services.common.settings import load
+    from services.trainer.config import load_preset
     from services.trainer.settings import TrainerSettings
 
     if listing:
@@ -45,11 +46,19 @@ def train(
         return
     if (preset is None) == (resume is None):
         raise click.UsageError("say either a PRESET, see --list, or --resume RUN_ID")
+    from services.cli.launcher.data_folder import claimed, is_claimed
+
     settings = load(TrainerSettings)
-    if preset is not None:
-        _run(settings, _create(settings, preset, overrides, seed))
-    elif resume is not None:
-        _run(settings, settings.runs.get(resume))
+    pairs = _pairs(overrides)
+    if is_claimed(settings.data_dir):  # two Valkeys on one append-only file would ruin it
+        _through_service(preset, pairs, seed, resume)
+        return
+    with claimed(settings.data_dir):
+        if preset is not None:
+            folder = settings.runs.create(preset, load_preset(preset, pairs, seed))
+        else:
+            folder = settings.runs.get(resume or "")
+        _run_here(settings, folder)
 
 
 def _list() -> None:
@@ -60,21 +69,44 @@ def _list() -> None:
         click.echo(f"{name:<20} {about}")
 
 
-def _create(
-    settings: TrainerSettings, preset: str, overrides: tuple[str, ...], seed: int | None
-) -> RunFolder:
-    from services.trainer.config import load_preset
-
+def _pairs(overrides: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise click.UsageError(f"--set {text}: expected KEY=VALUE, such as dqn.n_step=3")
         pairs[key] = value
-    return settings.runs.create(preset, load_preset(preset, pairs, seed))
+    return pairs
 
 
-def _run(settings: TrainerSettings, folder: RunFolder) -> None:
+def _through_service(
+    preset: str | None, overrides: dict[str, str], seed: int | None, resume: str | None
+) -> None:
+    from services.cli.connections import trainer
+    from services.cli.launcher.view import NEUTRAL, view_for_stdout
+    from services.cli.watching import follow_run
+    from tutelage.v1 import training_pb2 as pb
+
+    with trainer() as client:
+        if preset is not None:
+            run = client.start_run(preset, overrides, seed=seed)
+        else:
+            run = client.resume_run(resume or "")
+        try:
+            with view_for_stdout() as view:
+                view.say(NEUTRAL, f"run {run.run_id}, in the trainer that is running")
+                run = follow_run(client, run.run_id, view)
+        except KeyboardInterrupt:
+            run = client.stop_run(run.run_id)
+            click.echo(
+                f"stopped with a checkpoint at {run.checkpoint_env_steps:,} env steps; "
+                f"go on with: tutelage runs resume {run.run_id}"
+            )
+    if run.status == pb.RUN_STATUS_FAILED:
+        raise SystemExit(1)
+
+
+def _run_here(settings: TrainerSettings, folder: RunFolder) -> None:
     import signal
     from contextlib import ExitStack
     from dataclasses import replace

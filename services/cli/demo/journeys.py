@@ -36,12 +36,12 @@ POLICY, ENVIRONMENT, TEACHER = "cartpole", "CartPole-v1", "cart-at-one"
 EPISODES = 100
 SOLVED, NEAR_BEFORE, NEAR_AFTER, MAX_LABELS = 475.0, 0.20, 0.70, 200
 # A few labels say in which direction to go, and policies that go too far show where to stop.
-# The first models are judged on a dozen pairs, so their gate is wide; the last one's is the
-# preset's.
+# The first models are judged on a dozen pairs, which says little, so they have no gate and a
+# small say; the last one has the preset's.
 GENTLY = {
     "learned_reward_weight": "1.0",
-    "reward.min_accuracy": "0.55",
-    "reward.max_calibration_error": "0.5",
+    "reward.min_accuracy": "0",
+    "reward.max_calibration_error": "1",
 }
 ROUNDS = (
     Round(labels=50, overrides={"tuning.total_env_steps": "40960", **GENTLY}),

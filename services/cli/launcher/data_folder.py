@@ -43,13 +43,29 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_claimed(folder: Path) -> bool:
+    """Whether a launcher, or a run in the foreground, owns the folder."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         raise PreconditionFailed(
-            f"`tutelage up` is running already on {folder}"
+            f"`tutelage up` or `tutelage train` is running already on {folder}"
             + (f" (process {holder})" if holder else "")
             + "; stop it with Ctrl-C, or set TUTELAGE_DATA_DIR to another folder"
         ) from None
