@@ -1,4 +1,4 @@
-"""One Valkey for all runs of these tests; each has a replay of its own in it."""
+"""One Valkey and one feedback service for all runs of these tests, which keep apart by name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import probe_environments  # noqa: F401 - registers them
 import pytest
 import torch
+from feedback_rig import FeedbackProcess, start_feedback
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.registry import PolicyRegistry
@@ -20,6 +21,13 @@ torch.set_num_threads(1)  # as runs do: small networks lose by threads
 def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     with EmbeddedRedis(tmp_path_factory.mktemp("valkey")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_feedback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeedbackProcess]:
+    process = start_feedback(tmp_path_factory.mktemp("feedback"))
+    yield process
+    process.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_policies
-from feedback_rig import LENGTH, FeedbackProcess, small_clip, start_feedback
+from feedback_rig import LENGTH, FeedbackProcess, small_clip
 from tiny_networks import SPEC, q_network
 
 from services.cli.teachers import Teacher, label_pairs
@@ -86,20 +86,20 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(
-    shared_valkey: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+    shared_valkey: EmbeddedRedis,
+    shared_feedback: FeedbackProcess,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[World]:
     folder: Path = tmp_path_factory.mktemp("tuning")
-    feedback = start_feedback(folder)
     resources = Resources(
         redis_url=shared_valkey.url,
         registry=PolicyRegistry(str(folder / "policies")),
         inference_address="127.0.0.1:1",
-        feedback_address=feedback.address,
+        feedback_address=shared_feedback.address,
         reward_models=folder / "reward_models",
     )
-    yield World(RunStore(folder / "runs"), resources, feedback)
+    yield World(RunStore(folder / "runs"), resources, shared_feedback)
     resources.redis.close()
-    feedback.stop()
 
 
 @pytest.fixture
