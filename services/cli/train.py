@@ -53,12 +53,14 @@ def train(
     if is_claimed(settings.data_dir):  # two Valkeys on one append-only file would ruin it
         _through_service(preset, pairs, seed, resume)
         return
-    with claimed(settings.data_dir):
-        if preset is not None:
-            folder = settings.runs.create(preset, load_preset(preset, pairs, seed))
-        else:
-            folder = settings.runs.get(resume or "")
-        _run_here(settings, folder)
+    if preset is not None:
+        config = load_preset(preset, pairs, seed)
+        with claimed(settings.data_dir):
+            _run_here(settings, settings.runs.create(preset, config))
+    else:
+        folder = settings.runs.get(resume or "")
+        with claimed(settings.data_dir):
+            _run_here(settings, folder)
 
 
 def _list() -> None:
