@@ -40,9 +40,10 @@ def test_a_rare_row_is_not_missed_among_many_alike() -> None:
 
 
 def test_columns_count_alike_whatever_their_units() -> None:
-    # The first column is in thousandths, the second in thousands; each has two ends.
+    # The first column is in thousandths, the second in thousands; each has two blurred ends.
     ends = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
-    rows = np.repeat(ends, 25, axis=0) * np.array([1e-3, 1e3], np.float32)
+    blurred = np.repeat(ends, 25, axis=0) + np.random.default_rng(0).normal(0, 0.01, (100, 2))
+    rows = (blurred * [1e-3, 1e3]).astype(np.float32)
     for seed in SEEDS:
         chosen = spread_out(rows, 4, np.random.default_rng(seed))
         assert sorted(i // 25 for i in chosen) == [0, 1, 2, 3]
