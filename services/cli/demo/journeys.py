@@ -40,12 +40,13 @@ SOLVED, NEAR_BEFORE, NEAR_AFTER, MAX_LABELS = 475.0, 0.20, 0.70, 200
 # small say; the last one has the preset's.
 GENTLY = {
     "learned_reward_weight": "2.0",
+    "reward.max_reward": "10",
     "reward.min_accuracy": "0",
     "reward.max_calibration_error": "1",
 }
 ROUNDS = (
-    Round(labels=50, overrides={"tuning.total_env_steps": "40960", **GENTLY}),
-    Round(labels=60, overrides={"tuning.total_env_steps": "40960", **GENTLY}),
+    Round(labels=50, overrides={"tuning.total_env_steps": "49152", **GENTLY}),
+    Round(labels=60, overrides={"tuning.total_env_steps": "49152", **GENTLY}),
     Round(labels=90, overrides={"recording.segments": "0"}),
 )
 ALL_LABELS = sum(r.labels for r in ROUNDS)
