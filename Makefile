@@ -7,7 +7,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format type proto k8s-check clean
+.PHONY: help run demo test bench-serve lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: $(VENV)/.run ## The four journeys unattended, with a table of what was mea
 
 test: $(VENV)/.dev ## All tests
 	@$(BIN)/python -m pytest
+
+bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s, p50, p99
+	@$(BIN)/python tests/benchmarks/bench_serve.py
 
 lint: $(VENV)/.dev ## ruff and the import layers
 	@$(BIN)/ruff check .
