@@ -36,9 +36,10 @@ class Report:
     bins: list[Bin]
 
     def passes(self, config: RewardConfig) -> bool:
-        """Whether it is good enough to teach a policy."""
+        """Whether it may teach a policy; unjudged only where no accuracy is asked for."""
+        judged = self.held_out_preferences > 0 or config.min_accuracy == 0
         return (
-            self.held_out_preferences > 0
+            judged
             and self.accuracy >= config.min_accuracy
             and self.calibration_error <= config.max_calibration_error
         )
