@@ -108,6 +108,7 @@ class OffPolicyRun:
             if self.env_steps >= checkpoint_due:
                 checkpoint_due = self._next(config.checkpoint.period)
                 self.save()
+        session.progress("training", self.env_steps, total, "env steps", now=True)
         self._evaluate()
         return True
 
