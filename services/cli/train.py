@@ -9,6 +9,7 @@ import click
 if TYPE_CHECKING:
     from services.trainer.runs.store import RunFolder
     from services.trainer.settings import TrainerSettings
+    from tutelage.v1 import training_pb2 as pb
 
 
 @click.command()
@@ -64,11 +65,10 @@ def train(
 
 
 def _list() -> None:
-    from services.trainer.config import PRESETS, preset_names
+    from services.trainer.config import preset_description, preset_names
 
     for name in preset_names():
-        about = (PRESETS / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
-        click.echo(f"{name:<20} {about}")
+        click.echo(f"{name:<20} {preset_description(name)}")
 
 
 def _pairs(overrides: tuple[str, ...]) -> dict[str, str]:
@@ -100,10 +100,7 @@ def _through_service(
                 run = follow_run(client, run.run_id, view)
         except KeyboardInterrupt:
             run = client.stop_run(run.run_id)
-            click.echo(
-                f"stopped with a checkpoint at {run.checkpoint_env_steps:,} env steps; "
-                f"go on with: tutelage runs resume {run.run_id}"
-            )
+            click.echo(f"{_stopped(run)}: tutelage runs resume {run.run_id}")
     if run.status == pb.RUN_STATUS_FAILED:
         raise SystemExit(1)
 
@@ -144,7 +141,10 @@ def _run_here(settings: TrainerSettings, folder: RunFolder) -> None:
     if status == pb.RUN_STATUS_FAILED:
         raise click.ClickException(f"{run.run_id} failed: {run.error}")
     if status == pb.RUN_STATUS_STOPPED:
-        click.echo(
-            f"stopped with a checkpoint at {run.checkpoint_env_steps:,} env steps; "
-            f"go on with: tutelage train --resume {run.run_id}"
-        )
+        click.echo(f"{_stopped(run)}: tutelage train --resume {run.run_id}")
+
+
+def _stopped(run: pb.Run) -> str:
+    if not run.checkpoint_env_steps:
+        return "stopped before its first checkpoint; begin it anew with"
+    return f"stopped with a checkpoint at {run.checkpoint_env_steps:,} env steps; go on with"

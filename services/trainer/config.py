@@ -297,6 +297,11 @@ def preset_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
+def preset_description(name: str) -> str:
+    """A preset's first line: what it is for."""
+    return (PRESETS / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
+
+
 def load_preset(
     name: str, overrides: Mapping[str, str] | None = None, seed: int | None = None
 ) -> DQNRun | PPORun | SegmentsRun | RLHFRun:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from services.trainer.config import load_preset, preset_description, preset_names, to_yaml
 from services.trainer.runs.history import HistoryReader
 from services.trainer.runs.manager import RunManager
 from services.trainer.runs.store import ENDED
@@ -49,6 +50,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Runs, newest first."""
         return pb.ListRunsResponse(runs=self._manager.newest_first(request.policy))
 
+    async def ListPresets(
+        self, request: pb.ListPresetsRequest, context: Context
+    ) -> pb.ListPresetsResponse:
+        """Presets by name."""
+        return pb.ListPresetsResponse(presets=[_preset(name) for name in preset_names()])
+
     async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchRunResponse]:
@@ -64,3 +71,14 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             if ended or not request.follow:
                 return
             await asyncio.sleep(FOLLOW_PERIOD_S)
+
+
+def _preset(name: str) -> pb.Preset:
+    config = load_preset(name)
+    return pb.Preset(
+        name=name,
+        description=preset_description(name),
+        algorithm=config.algorithm,
+        policy=config.policy,
+        config_yaml=to_yaml(config),
+    )

@@ -39,6 +39,9 @@ class Trainer(training_pb2_grpc.TrainingServiceServicer):
     def ListRuns(self, request: tr.ListRunsRequest, context: grpc.ServicerContext):
         return tr.ListRunsResponse(runs=[tr.Run(run_id="run-1", policy=request.policy)])
 
+    def ListPresets(self, request: tr.ListPresetsRequest, context: grpc.ServicerContext):
+        return tr.ListPresetsResponse(presets=[tr.Preset(name="cartpole-dqn")])
+
     def WatchRun(self, request: tr.WatchRunRequest, context: grpc.ServicerContext):
         first = request.after_sequence + 1
         yield tr.WatchRunResponse(events=[tr.RunEvent(sequence=first + i) for i in range(2)])
@@ -116,6 +119,7 @@ def test_runs(trainer: Trainer, address: str) -> None:
         assert trainer.started[-1].request_id != first.request_id
         assert client.stop_run("run-2").run_id == "run-2"
         assert [run.policy for run in client.list_runs("cartpole")] == ["cartpole"]
+        assert [preset.name for preset in client.presets()] == ["cartpole-dqn"]
         with pytest.raises(NotFound, match="no run 'run-9'"):
             client.get_run("run-9")
 

@@ -180,6 +180,14 @@ class FakeTrainer(TrainingServiceServicer):
         self.runs.insert(0, RecordedRun(run))
         return training_pb2.StartRunResponse(run=run)
 
+    def ListPresets(self, request, context):  # noqa: N802
+        return training_pb2.ListPresetsResponse(
+            presets=[
+                training_pb2.Preset(name=name, description=f"What {name} is for.")
+                for name in ("cartpole-dqn", "cartpole-ppo", "cartpole-segments")
+            ]
+        )
+
     def StopRun(self, request, context):  # noqa: N802
         recorded = self._find(request.run_id, context)
         recorded.run.status = training_pb2.RUN_STATUS_STOPPED

@@ -274,6 +274,7 @@ def test_training_shows_curves_and_stops_a_run(platform: Platform, page: Page) -
 def test_training_starts_a_run(platform: Platform, page: Page) -> None:
     page.goto(f"{platform.app.url}/training")
     page.get_by_role("button", name="Start a run").click()
+    see(page, "What cartpole-dqn is for.")
     page.get_by_role("button", name="Start", exact=True).click()
     see(page, "Queued")
     assert "cartpole-dqn" in platform.trainer.started

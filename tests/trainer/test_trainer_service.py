@@ -8,10 +8,12 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+import yaml
 from trainer_process import ENDLESS, SHORT, TINY, TrainerProcess, is_checkpoint, is_message
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.registry import PolicyRegistry
+from services.trainer.config import load_preset, parse, preset_names
 from tutelage.v1 import training_pb2 as pb
 
 Start = Callable[..., TrainerProcess]
@@ -92,6 +94,15 @@ def test_what_cannot_be_run_is_refused_at_once(
         trainer.start(overrides, preset)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert message in refused.value.details()
+
+
+def test_each_preset_is_listed_with_all_that_can_be_set(trainer: TrainerProcess) -> None:
+    presets = {p.name: p for p in trainer.stub.ListPresets(pb.ListPresetsRequest()).presets}
+    assert list(presets) == preset_names()
+    dqn = presets["cartpole-dqn"]
+    assert (dqn.algorithm, dqn.policy) == ("dqn", "cartpole")
+    assert "double DQN" in dqn.description
+    assert parse(yaml.safe_load(dqn.config_yaml), "test") == load_preset("cartpole-dqn")
 
 
 def test_an_unknown_run_is_not_found(trainer: TrainerProcess) -> None:

@@ -66,6 +66,10 @@ class TrainingClient(Connection):
         request = pb.ListRunsRequest(policy=policy)
         return list(call(self._stub.ListRuns, request, timeout_s).runs)
 
+    def presets(self, *, timeout_s: float = ADMIN_S) -> list[pb.Preset]:
+        """What runs can be started from, by name."""
+        return list(call(self._stub.ListPresets, pb.ListPresetsRequest(), timeout_s).presets)
+
     def watch_run(
         self,
         run_id: str,

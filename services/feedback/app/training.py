@@ -12,7 +12,6 @@ from services.feedback.app.run_history import RunHistory
 from tutelage import TrainingClient, TutelageError
 from tutelage.v1 import training_pb2 as pb
 
-PRESETS = ("cartpole-dqn", "cartpole-ppo", "cartpole-segments", "cartpole-rlhf")
 RECORDING = "segments"
 REFRESH_S = 1.5
 BADGES = {
@@ -47,12 +46,17 @@ def page() -> None:
 
 def _start(client: TrainingClient) -> None:
     with st.popover("Start a run", icon=":material/add:", width="stretch"):
-        preset = st.selectbox("Preset", PRESETS)
+        presets = {preset.name: preset for preset in client.presets()}
+        chosen = st.selectbox("Preset", list(presets))
+        if chosen is None:
+            st.info("The trainer knows no preset.", icon=":material/info:")
+            return
+        st.caption(presets[chosen].description)
         seed = st.number_input(
             "Seed", min_value=0, value=None, step=1, placeholder="as the preset says"
         )
         if st.button("Start", type="primary", width="stretch"):
-            run = client.start_run(preset, seed=None if seed is None else int(seed))
+            run = client.start_run(chosen, seed=None if seed is None else int(seed))
             st.session_state["run"] = run.run_id
             st.rerun()
 

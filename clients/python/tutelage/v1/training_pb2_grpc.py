@@ -65,6 +65,11 @@ class TrainingServiceStub:
                 request_serializer=tutelage_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=tutelage_dot_v1_dot_training__pb2.WatchRunResponse.FromString,
                 _registered_method=True)
+        self.ListPresets = channel.unary_unary(
+                '/tutelage.v1.TrainingService/ListPresets',
+                request_serializer=tutelage_dot_v1_dot_training__pb2.ListPresetsRequest.SerializeToString,
+                response_deserializer=tutelage_dot_v1_dot_training__pb2.ListPresetsResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer:
@@ -115,6 +120,13 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPresets(self, request, context):
+        """The configurations that StartRun knows by name, sorted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -147,6 +159,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=tutelage_dot_v1_dot_training__pb2.WatchRunRequest.FromString,
                     response_serializer=tutelage_dot_v1_dot_training__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'ListPresets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPresets,
+                    request_deserializer=tutelage_dot_v1_dot_training__pb2.ListPresetsRequest.FromString,
+                    response_serializer=tutelage_dot_v1_dot_training__pb2.ListPresetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -312,6 +329,33 @@ class TrainingService:
             '/tutelage.v1.TrainingService/WatchRun',
             tutelage_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
             tutelage_dot_v1_dot_training__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPresets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tutelage.v1.TrainingService/ListPresets',
+            tutelage_dot_v1_dot_training__pb2.ListPresetsRequest.SerializeToString,
+            tutelage_dot_v1_dot_training__pb2.ListPresetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class TrainingServiceStub:
     """All runs, newest first."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """A run's events in order, those of the past first."""
+    ListPresets: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListPresetsRequest, _training_pb2.ListPresetsResponse]
+    """The configurations that StartRun knows by name, sorted."""
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -71,6 +73,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """All runs, newest first."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
     """A run's events in order, those of the past first."""
+    ListPresets: _aio.UnaryUnaryMultiCallable[_training_pb2.ListPresetsRequest, _training_pb2.ListPresetsResponse]  # type: ignore[assignment]
+    """The configurations that StartRun knows by name, sorted."""
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts, stops and follows runs. A run is a configuration and a seed."""
@@ -126,5 +130,13 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_pb2.WatchRunResponse], _abc.AsyncIterator[_training_pb2.WatchRunResponse]]:
         """A run's events in order, those of the past first."""
+
+    @_abc_1.abstractmethod
+    def ListPresets(
+        self,
+        request: _training_pb2.ListPresetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ListPresetsResponse, _abc.Awaitable[_training_pb2.ListPresetsResponse]]:
+        """The configurations that StartRun knows by name, sorted."""
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
