@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from trainer_process import ENDLESS, SHORT
+from trainer_process import ENDLESS, SHORT, TrainerProcess
 
 from services.cli import main
+from services.cli.launcher.data_folder import claimed
+from services.common.embedded_redis import EmbeddedRedis
 from services.common.registry import PolicyRegistry
 from services.trainer.config import preset_names
 from services.trainer.runs.store import RunStore, RunView
@@ -28,8 +30,8 @@ WAIT_S = 120.0
 class Terminal:
     """Starts `tutelage train` as a shell does, in a process group of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self._folder, self._settings = folder, settings
         self._started: list[subprocess.Popen[str]] = []
 
     def train(self, *arguments: str, **overrides: str) -> subprocess.Popen[str]:
@@ -37,7 +39,7 @@ class Terminal:
         own = {k: v for k, v in os.environ.items() if not k.startswith("TUTELAGE_")}
         process = subprocess.Popen(
             [PROGRAM, "train", *arguments, *settings],
-            env=own | {"TUTELAGE_DATA_DIR": str(self._folder)},
+            env=own | self._settings | {"TUTELAGE_DATA_DIR": str(self._folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -122,6 +124,39 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_goes_on(terminal: Terminal
     assert (code, stderr) == (0, ""), stderr
     assert f"resumed at {run.checkpoint_env_steps} env steps" in stdout
     assert terminal.run().checkpoint_env_steps > run.checkpoint_env_steps
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Iterator[Terminal]:
+    """A terminal beside a platform that is running on the same folder."""
+    with claimed(tmp_path), EmbeddedRedis(tmp_path / "redis") as server:
+        trainer = TrainerProcess(tmp_path, server.url)
+        found = Terminal(tmp_path, TUTELAGE_TRAINER_ADDRESS=trainer.address)
+        yield found
+        found.stop()
+        trainer.stop()
+
+
+def test_beside_a_running_platform_its_trainer_does_the_work(beside: Terminal) -> None:
+    code, stdout, stderr = end(beside.train("cartpole-dqn", "--seed", "3", **SHORT))
+    assert (code, stderr) == (0, ""), stderr
+    run = beside.run()
+    assert (run.status, run.seed) == (pb.RUN_STATUS_SUCCEEDED, 3)
+    assert f"run {run.run_id}, in the trainer that is running\n" in stdout
+    assert "cartpole version 1 published" in stdout
+
+
+def test_ctrl_c_beside_a_running_platform_stops_the_run_there(beside: Terminal) -> None:
+    process = beside.train("cartpole-dqn", **ENDLESS)
+    beside.wait_for_checkpoint(process)
+    code, stdout, stderr = press(process, signal.SIGINT)
+    assert (code, stderr) == (0, ""), stderr
+    run = beside.run()
+    assert run.status == pb.RUN_STATUS_STOPPED
+    assert stdout.endswith(
+        f"stopped with a checkpoint at {run.checkpoint_env_steps:,} env steps; "
+        f"go on with: tutelage runs resume {run.run_id}\n"
+    )
 
 
 def test_a_run_that_fails_says_why_in_one_line(terminal: Terminal) -> None:
