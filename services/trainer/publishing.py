@@ -81,7 +81,9 @@ class Publisher:
     """Evaluates a run's policy as it learns, and publishes it when it got better.
 
     `stable` moves to a version whose evaluation is at least that of the version it points
-    at, so that a new run never replaces a good policy by a worse one.
+    at, or reaches the goal as that one does, so that a new run never replaces a good policy by
+    a worse one. It stays where people's preferences have gone into the version it points at:
+    what a return does not show must not be lost without being asked for.
     """
 
     def __init__(
@@ -169,10 +171,24 @@ class Publisher:
         )
         self._published = score
         policy, registry = self._config.policy, self._resources.registry
-        moved = _deserves_stable(manifest, self._stable_manifest())
+        moved = self._deserves_stable(manifest)
         if moved:
             registry.set_alias(policy, STABLE, manifest.version)
         self._session.published(policy, manifest.version, STABLE if moved else "", manifest.sha256)
+
+    def _deserves_stable(self, new: PolicyManifest) -> bool:
+        stable, goal = self._stable_manifest(), self._config.evaluation.goal_return
+        if stable is None:
+            return True
+        if stable.reward_model_version and not new.reward_model_version:
+            self._session.say(
+                f"version {stable.version} was tuned to people's preferences and stays stable; "
+                f"to replace it: tutelage promote {new.policy} {new.version}"
+            )
+            return False
+        enough = math.inf if goal is None else goal
+        mine, its = new.evaluation.mean_return, stable.evaluation.mean_return
+        return min(mine, enough) >= min(its, enough)
 
     def _stable_manifest(self) -> PolicyManifest | None:
         policy, registry = self._config.policy, self._resources.registry
@@ -181,10 +197,6 @@ class Publisher:
             return registry.manifest(policy, state.version) if state else None
         except NotFound:
             return None
-
-
-def _deserves_stable(new: PolicyManifest, stable: PolicyManifest | None) -> bool:
-    return stable is None or new.evaluation.mean_return >= stable.evaluation.mean_return
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,28 @@ def test_stable_never_moves_to_a_version_that_returns_less(rig: Rig) -> None:
     assert rig.registry.aliases("pays")["stable"].previous == (1,)
 
 
+def test_beyond_the_goal_a_little_less_return_does_not_keep_stable_back(rig: Rig) -> None:
+    consider(rig.publisher(config(goal_return=50, confirmations=9), "run-1"), 60, 1)
+    later = rig.publisher(config(goal_return=50, confirmations=9), "run-2")
+    consider(later, 49, 1)
+    assert rig.stable == 1
+    consider(later, 55, 2)
+    assert (rig.returns, rig.stable) == ([60, 49, 55], 3)
+
+
+def test_stable_stays_with_what_people_have_taught(rig: Rig) -> None:
+    settings = config()
+    identity = Identity("run-1", settings.algorithm, SPEC, reward_model_version=2)
+    generator = np.random.default_rng(0)
+    consider(Publisher(rig.session, settings, identity, rig.resources, generator), 40, 1)
+    consider(rig.publisher(settings, "run-2"), 60, 1)
+    assert (rig.returns, rig.stable) == ([40, 60], 1)
+    assert "tutelage promote pays 2" in rig.events("message")[-1].text
+    tuned = Identity("run-3", settings.algorithm, SPEC, reward_model_version=3)
+    consider(Publisher(rig.session, settings, tuned, rig.resources, generator), 50, 1)
+    assert rig.stable == 3
+
+
 def test_a_goal_that_is_confirmed_as_often_as_asked_ends_the_run(rig: Rig) -> None:
     publisher = rig.publisher(config(goal_return=50, confirmations=3))
     assert [consider(publisher, action, action) for action in (20, 55, 30, 60, 50)] == [
