@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the generated code names these for the type checker only
     from tutelage.v1.policy_pb2_grpc import PolicyServiceAsyncStub
     from tutelage.v1.training_pb2_grpc import TrainingServiceAsyncStub
 
-POLICY = "cartpole"
+POLICY, STABLE = "cartpole", "stable"
 FIRST_RUN = "cartpole-dqn"
 FIRST_SEGMENTS = "cartpole-segments"
 
@@ -54,9 +54,9 @@ class FirstSteps:
         return False
 
     async def record_first_segments(self) -> None:
-        """Record segments of the served policy, so that the Label page has some to show."""
+        """Record segments of the first policy, so that the Label page has some to show."""
         try:
-            if not await self._has_segments():
+            if await self._has_stable() and not await self._has_segments():
                 runs = [run for run in await self._runs() if run.preset == FIRST_SEGMENTS]
                 if not any(run.status in UNFINISHED for run in runs):
                     await self._run(FIRST_SEGMENTS, runs)
@@ -90,9 +90,16 @@ class FirstSteps:
         self._view.say(NEUTRAL, f"going on with {run.run_id}, which had failed: {run.error}")
 
     async def _has_policy(self) -> bool:
+        return bool(await self._policies())
+
+    async def _has_stable(self) -> bool:
+        """Whether there is a policy whose segments can be recorded; others have their own names."""
+        return any(p.name == POLICY and STABLE in p.aliases for p in await self._policies())
+
+    async def _policies(self) -> list[policy_pb2.Policy]:
         policies, request = self._services.policies, policy_pb2.ListPoliciesRequest()
         reply = await persistently(lambda: policies.ListPolicies(request, timeout=CALL_TIMEOUT_S))
-        return bool(reply.policies)
+        return list(reply.policies)
 
     async def _has_segments(self) -> bool:
         feedback = self._services.feedback
