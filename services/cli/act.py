@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 
 if TYPE_CHECKING:
     from tutelage import Decision
@@ -42,14 +44,18 @@ def act(
       tutelage act 0.1 0 -0.02 0 --policy cartpole
       tutelage act 0 0 0 0 --probabilities
       tutelage act 0 0 0 0 --sample --seed 7
+      tutelage act 14 --policy frozenlake
     """
     from services.cli.connections import inference
 
     if seed is not None and not sample:
         raise click.UsageError("--seed means something only with --sample")
     with inference() as client:
+        spec = client.policy(policy).spec
+        shape = tuple(spec.observation.shape)
+        fits = len(observation) == math.prod(shape)  # what does not is for the service to refuse
         decision = client.act(
-            observation,
+            np.reshape(observation, shape) if fits else observation,
             policy=policy,
             version=version or 0,
             alias=alias,
@@ -58,8 +64,7 @@ def act(
             temperature=temperature,
             probabilities=probabilities,
         )
-        names = client.policy(policy).spec.action.names
-    for name, value in facts(decision, names):
+    for name, value in facts(decision, spec.action.names):
         click.echo(f"{name:<16} {value}")
 
 

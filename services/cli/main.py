@@ -23,6 +23,7 @@ COMMANDS = {
     "runs": ("services.cli.runs", "runs", "List, watch, stop and resume training runs."),
     "policies": ("services.cli.policies", "policies", "List policies and their versions."),
     "act": ("services.cli.act", "act", "Ask a policy what to do in a state."),
+    "table": ("services.cli.table", "table", "Show the action values of every state."),
     "promote": ("services.cli.promote", "promote", "Point an alias at a version."),
     "rollback": ("services.cli.promote", "rollback", "Point an alias back where it was."),
 }

@@ -24,12 +24,16 @@ class Distribution(StrEnum):
 
 
 class ObservationSpace(BaseModel):
-    """Shape (without batch) and element type of an observation."""
+    """Shape (without batch) and element type of an observation.
+
+    n: observations are whole numbers below it, such as the number of a state; None: no bound.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dtype: DTypeName
     shape: tuple[AxisLength, ...]
+    n: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def size(self) -> int:
@@ -37,7 +41,8 @@ class ObservationSpace(BaseModel):
         return math.prod(self.shape)
 
     def check(self, observations: npt.NDArray[np.generic]) -> None:
-        """Refuse a batch `(n, *shape)` of another shape, or one with NaN or infinity.
+        """Refuse a batch `(n, *shape)` of another shape, one with NaN or infinity, or one out of
+        bounds.
 
         Raises:
             InvalidInput: with what was expected and the first row that does not fit.
@@ -55,6 +60,14 @@ class ObservationSpace(BaseModel):
                 raise InvalidInput(
                     f"observation {row} holds {observations[row][at]} at {_text(at)}, "
                     "expected finite numbers"
+                )
+        if self.n is not None:
+            numbers = observations.astype(np.int64)
+            outside = (numbers < 0) | (numbers >= self.n)
+            if outside.any():
+                raise InvalidInput(
+                    f"observation {int(np.argwhere(outside)[0][0])} is {numbers[outside][0]}, "
+                    f"expected a whole number from 0 to {self.n - 1}"
                 )
 
 

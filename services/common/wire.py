@@ -115,6 +115,7 @@ def encode_spec(spec: PolicySpec) -> policy_pb2.PolicySpec:
         observation=policy_pb2.ObservationSpace(
             dtype=_WIRE_DTYPE[np.dtype(spec.observation.dtype)],  # type: ignore[arg-type]
             shape=spec.observation.shape,
+            n=spec.observation.n or 0,
         ),
         action=policy_pb2.ActionSpace(n=spec.actions, names=spec.action_names),
         distribution=_DISTRIBUTIONS[spec.distribution],

@@ -33,6 +33,7 @@ class ObservationDecoder:
         self._dtype = np.dtype(space.dtype)
         self._bytes = self._size * self._dtype.itemsize
         self._is_float = self._dtype.kind == "f"
+        self._is_bounded = space.n is not None
         own = next(number for number, dtype in DTYPES.items() if dtype == self._dtype)
         self._dtypes = (array_pb2.DTYPE_UNSPECIFIED, own)
 
@@ -71,6 +72,7 @@ class ObservationDecoder:
     def _from_raw(self, message: array_pb2.Array, raw: bytes) -> Observations | None:
         if (
             len(raw) != self._bytes
+            or self._is_bounded
             or message.dtype not in self._dtypes
             or message.values
             or not self._has_own_shape(message)

@@ -78,6 +78,9 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             log_probabilities=answer.decisions.log_probabilities[rows],
             seeds=[] if question.seeds is None else question.seeds.tolist(),
             probabilities=_probabilities(answer, rows) if request.include_probabilities else [],
+            parameters=answer.decisions.parameters[rows].ravel().tolist()
+            if request.include_probabilities
+            else [],
         )
 
     async def GetPolicy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from importlib import resources
 from typing import Annotated, Any, Literal
 
@@ -157,6 +158,29 @@ class PPOConfig(Strict):
     max_gradient_norm: PositiveFloat = 0.5
 
 
+class TabularUpdate(StrEnum):
+    """What a step's target says of the state that follows."""
+
+    Q_LEARNING = "q-learning"
+    SARSA = "sarsa"
+    EXPECTED_SARSA = "expected-sarsa"
+
+
+class TabularConfig(Strict):
+    """Action values in a table; see `algorithms.tabular`."""
+
+    total_env_steps: Positive = 100_000
+    update: TabularUpdate = TabularUpdate.Q_LEARNING
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    learning_rate_power: Annotated[
+        float, Field(ge=0, le=1, description="How it falls with visits; 0: not at all.")
+    ] = 0.6
+    final_learning_rate: Annotated[float, Field(ge=0, le=1, description="Its floor.")] = 0.0
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    initial_value: float = 0.0
+    epsilon: EpsilonConfig = EpsilonConfig(start=1.0, end=0.1, decay=20_000)
+
+
 class RunConfig(Strict):
     """What every run has."""
 
@@ -196,6 +220,13 @@ class PPORun(TrainingConfig):
     algorithm: Literal["ppo"]
     network: NetworkConfig = NetworkConfig()
     ppo: PPOConfig = PPOConfig()
+
+
+class TabularRun(TrainingConfig):
+    """Trains a table of action values, for environments whose states can be counted."""
+
+    algorithm: Literal["tabular"]
+    tabular: TabularConfig = TabularConfig()
 
 
 class RecordingConfig(Strict):
@@ -287,8 +318,8 @@ class RLHFRun(TrainingConfig):
     ] = 0.0
 
 
-AnyRun = Annotated[DQNRun | PPORun | SegmentsRun | RLHFRun, Field(discriminator="algorithm")]
-_ANY_RUN: TypeAdapter[DQNRun | PPORun | SegmentsRun | RLHFRun] = TypeAdapter(AnyRun)
+Run = DQNRun | PPORun | TabularRun | SegmentsRun | RLHFRun
+_ANY_RUN: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="algorithm")])
 
 
 def preset_names() -> list[str]:
@@ -304,7 +335,7 @@ def preset_description(name: str) -> str:
 
 def load_preset(
     name: str, overrides: Mapping[str, str] | None = None, seed: int | None = None
-) -> DQNRun | PPORun | SegmentsRun | RLHFRun:
+) -> Run:
     """A preset with some values replaced.
 
     Args:
@@ -323,7 +354,7 @@ def load_preset(
     return parse(content, source=f"preset {name}")
 
 
-def parse(content: object, source: str) -> DQNRun | PPORun | SegmentsRun | RLHFRun:
+def parse(content: object, source: str) -> Run:
     """A configuration from plain data.
 
     Raises:

@@ -14,7 +14,12 @@ from services.common.spec import Distribution, DTypeName, ObservationSpace, Poli
 from services.trainer.config import EnvironmentConfig
 
 Array = npt.NDArray[Any]
-ACTION_NAMES = {"CartPole-v1": ("left", "right")}
+ACTION_NAMES = {
+    "CartPole-v1": ("left", "right"),
+    "FrozenLake-v1": ("left", "down", "right", "up"),
+    "FrozenLake8x8-v1": ("left", "down", "right", "up"),
+    "Taxi-v4": ("south", "north", "east", "west", "pick up", "drop off"),
+}
 
 
 def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[Any, Any, Any]:
@@ -50,31 +55,34 @@ def spec_of(config: EnvironmentConfig, distribution: Distribution) -> PolicySpec
     """The spec of a policy for this environment.
 
     Raises:
-        InvalidConfig: when observations are not a Box of a known type, or actions not Discrete
-            from 0.
+        InvalidConfig: when observations are neither a Box of a known type nor Discrete from 0,
+            or actions are not Discrete from 0.
     """
     envs = make(config, num_envs=1)
     observations, actions = envs.single_observation_space, envs.single_action_space
     envs.close()
-    known = get_args(DTypeName)
-    if not isinstance(observations, gym.spaces.Box) or observations.dtype.name not in known:
-        raise InvalidConfig(
-            f"environment.id: {config.id} observes {observations}, expected a Box of "
-            f"{', '.join(known)}"
-        )
     if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
         raise InvalidConfig(
             f"environment.id: {config.id} acts in {actions}, expected Discrete from 0"
         )
     return PolicySpec(
         environment=config.id,
-        observation=ObservationSpace(
-            dtype=observations.dtype.name,
-            shape=observations.shape,
-        ),
+        observation=_observation_space(config.id, observations),
         actions=int(actions.n),
         action_names=ACTION_NAMES.get(config.id, ()),
         distribution=distribution,
+    )
+
+
+def _observation_space(environment: str, space: gym.Space[Any]) -> ObservationSpace:
+    known = get_args(DTypeName)
+    if isinstance(space, gym.spaces.Discrete) and space.start == 0:
+        return ObservationSpace(dtype="int64", shape=(), n=int(space.n))
+    if isinstance(space, gym.spaces.Box) and space.dtype.name in known:
+        return ObservationSpace(dtype=space.dtype.name, shape=space.shape)
+    raise InvalidConfig(
+        f"environment.id: {environment} observes {space}, expected Discrete from 0 or a Box of "
+        f"{', '.join(known)}"
     )
 
 

@@ -89,14 +89,16 @@ def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) 
 def _keeps_apart(model: onnx.ModelProto, weights: Mapping[str, npt.NDArray[Any]]) -> bool:
     """Whether each weight that the model uses is in it under its own name.
 
-    The exporter merges weights that are equal, as those of a fresh LayerNorm are, and leaves
-    out those that the output does not depend on, such as a critic's.
+    The exporter merges weights that are equal, as those of a fresh LayerNorm are, lifts some
+    into constants without a name, and leaves out those that the output does not depend on,
+    such as a critic's.
     """
-    held = {tensor.name for tensor in model.graph.initializer}
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     return not any(
-        np.array_equal(weights[missing], weights[name])
-        for missing in weights.keys() - held
-        for name in weights.keys() & held
+        np.array_equal(np.sort(weights[missing], axis=None), np.sort(constant, axis=None))
+        for missing in weights.keys() - held.keys()
+        for constant in held.values()
+        if constant.size == weights[missing].size
     )
 
 

@@ -26,10 +26,23 @@ class Rescale(nn.Module):
         return observations / self.scale
 
 
+class OneHot(nn.Module):
+    """Numbers of states as vectors, in which a network can tell them apart."""
+
+    def __init__(self, states: int) -> None:
+        super().__init__()
+        self.states = states
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B,) → (B, states)"""
+        return nn.functional.one_hot(states.long(), self.states).float()
+
+
 def trunk(spec: PolicySpec, config: NetworkConfig) -> nn.Sequential:
     """(B, *observation) → (B, hidden[-1]): linear layers, each with ReLU."""
-    size = spec.observation.size
-    layers: list[nn.Module] = [nn.Flatten()]
+    states = spec.observation.n
+    size = states or spec.observation.size
+    layers: list[nn.Module] = [OneHot(states) if states else nn.Flatten()]
     if config.observation_scale:
         layers.append(Rescale(config.observation_scale))
     for inputs, outputs in pairwise((size, *config.hidden)):
@@ -52,6 +65,23 @@ class QNetwork(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """(B, *observation) → (B, actions)"""
         values: Tensor = self.head(self.trunk(observations.float()))
+        return values
+
+
+class QTable(nn.Module):
+    """Action values looked up by the number of the state.
+
+    Args:
+        values: (states, actions)
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(values, requires_grad=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B,) → (B, actions)"""
+        values: Tensor = nn.functional.embedding(states, self.table)
         return values
 
 

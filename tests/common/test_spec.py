@@ -56,6 +56,14 @@ def test_whole_numbers_are_always_finite() -> None:
     ObservationSpace(dtype="uint8", shape=(1,)).check(np.array([[255]], np.uint8))
 
 
+@pytest.mark.parametrize("number", [-1, 3, 2**40])
+def test_numbers_of_states_beyond_the_last_are_refused(number: int) -> None:
+    states = ObservationSpace(dtype="int64", shape=(), n=3)
+    states.check(np.array([0, 2]))
+    with pytest.raises(InvalidInput, match=f"observation 1 is {number}, .* from 0 to 2"):
+        states.check(np.array([1, number]))
+
+
 def test_masks_of_another_width_are_refused() -> None:
     with pytest.raises(InvalidInput, match="has 2 flags, expected one for each of 3 actions"):
         SPEC.check_masks(np.ones((1, 2), bool))

@@ -162,6 +162,7 @@ def test_each_row_of_a_batch_can_be_replayed_alone(client: Client) -> None:
         assert alone.action == batch.actions[i]
         assert alone.log_probability == batch.log_probabilities[i]
         assert alone.probabilities.tolist() == batch.probabilities[i].tolist()
+        assert alone.parameters.tolist() == batch.parameters[i].tolist()
 
 
 def test_a_greedy_batch_agrees_with_single_calls(client: Client) -> None:

@@ -20,8 +20,10 @@ from services.trainer.config import DQNRun, PPORun, parse
 from services.trainer.learning import UniformReplay
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.resources import Resources
-from services.trainer.runs import off_policy, on_policy
+from services.trainer.runs import off_policy
 from services.trainer.runs.history import HistoryWriter
+from services.trainer.runs.loop import LoopParts
+from services.trainer.runs.on_policy import OnPolicyRun
 from services.trainer.runs.session import RunSession
 
 CPU = torch.device("cpu")
@@ -134,13 +136,12 @@ def learn_ppo(config: PPORun, folder: Path) -> PPOLearner:
     """Train to the end."""
     learner = make_ppo(config)
     with session_in(folder) as session:
-        parts = on_policy.Parts(
+        parts = LoopParts(
             session=session,
-            spec=environments.spec_of(config.environment, Distribution.LOGITS),
-            learner=learner,
             judge=Indifferent(),
             checkpoints=CheckpointStore(folder / "checkpoints"),
             generator=np.random.default_rng(0),
         )
-        assert on_policy.OnPolicyRun(config, parts).run()
+        spec = environments.spec_of(config.environment, Distribution.LOGITS)
+        assert OnPolicyRun(config, spec, learner, parts).run()
     return learner

@@ -13,7 +13,7 @@ from services.common.errors import ModelRejected
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
 from services.trainer.config import NetworkConfig
 from services.trainer.export import Exporter, _WithGreedyAction, check_parity
-from services.trainer.networks import ActorCritic, QNetwork
+from services.trainer.networks import ActorCritic, QNetwork, QTable
 
 Q_SPEC = PolicySpec(
     environment="CartPole-v1",
@@ -74,6 +74,29 @@ def test_weights_that_were_equal_when_traced_may_part_later() -> None:
     parameters, _ = answer(exporter.export(exported, OBSERVATIONS), OBSERVATIONS)
     theirs = exported(torch.from_numpy(OBSERVATIONS)).detach().numpy()
     np.testing.assert_allclose(parameters, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_table_of_zeros_may_be_filled_later() -> None:
+    states = ObservationSpace(dtype="int64", shape=(), n=5)
+    exporter = Exporter(Q_SPEC.model_copy(update={"observation": states}))
+    seen = np.arange(5)
+    for values in (torch.zeros(5, 3), torch.rand(5, 3)):
+        parameters, actions = answer(exporter.export(QTable(values), seen), seen)
+        np.testing.assert_array_equal(parameters, values.numpy())
+        np.testing.assert_array_equal(actions, values.argmax(dim=1).numpy())
+
+
+def test_numbers_of_states_go_into_a_network_one_hot() -> None:
+    states = ObservationSpace(dtype="int64", shape=(), n=5)
+    spec = Q_SPEC.model_copy(update={"observation": states})
+    exported, seen = QNetwork(spec, PLAIN), np.arange(5)
+    parameters, _ = answer(Exporter(spec).export(exported, seen), seen)
+    layer, *rest = (m for m in exported.modules() if isinstance(m, nn.Linear))
+    assert layer.in_features == 5
+    hidden = torch.relu(layer.weight.T + layer.bias)  # a row a state
+    for linear in rest:
+        hidden = linear(hidden) if linear is rest[-1] else torch.relu(linear(hidden))
+    np.testing.assert_allclose(parameters, hidden.detach().numpy(), atol=1e-5)
 
 
 def test_the_signature_is_the_platforms() -> None:

@@ -116,14 +116,16 @@ def decode_decision(response: policy_pb2.ActResponse) -> Decision:
 def decode_decisions(response: policy_pb2.ActBatchResponse) -> Decisions:
     """Many decisions."""
     actions = np.array(response.actions, dtype=np.int64)
-    probabilities = np.array(response.probabilities)
+    asked = bool(response.probabilities)
+    rows = (len(actions), -1)
     return Decisions(
         actions=actions,
         version=response.version,
         digest=response.digest,
         log_probabilities=np.array(response.log_probabilities),
         seeds=np.array(response.seeds or [0] * len(actions), dtype=np.uint64),
-        probabilities=probabilities.reshape(len(actions), -1) if probabilities.size else None,
+        probabilities=np.array(response.probabilities).reshape(rows) if asked else None,
+        parameters=np.array(response.parameters).reshape(rows) if asked else None,
     )
 
 

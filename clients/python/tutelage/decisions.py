@@ -37,6 +37,7 @@ class Decisions:
     actions: (n,) int64. log_probabilities: (n,) float64.
     seeds: (n,) uint64, each good for replaying its row with `act`; 0 when greedy.
     probabilities: (n, actions) float64, when asked for.
+    parameters: (n, actions) float64 values or logits, when probabilities are asked for.
     """
 
     actions: npt.NDArray[np.int64]
@@ -45,6 +46,7 @@ class Decisions:
     log_probabilities: npt.NDArray[np.float64]
     seeds: npt.NDArray[np.uint64]
     probabilities: npt.NDArray[np.float64] | None = None
+    parameters: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Number of decisions."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import altair as alt
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from services.feedback.app.run_history import RunHistory, running_means, thinned
@@ -54,6 +56,34 @@ def returns_chart(history: RunHistory) -> alt.LayerChart:
         )
     )
     chart: alt.LayerChart = alt.LayerChart(layer=[faint, bold]).properties(height=TALL)
+    return chart
+
+
+def values_chart(
+    values: npt.NDArray[np.float64], names: Sequence[str], domain: tuple[float, float]
+) -> alt.Chart:
+    """A heat map of action values (states, actions), a row a state; colours span `domain`."""
+    rows = [
+        {"state": state, "action": names[action], "value": float(value)}
+        for (state, action), value in np.ndenumerate(values)
+    ]
+    chart: alt.Chart = (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_rect()
+        .encode(
+            x=alt.X("action:N", title=None, sort=list(names), axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("state:O", title="State", axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color(
+                "value:Q", title="Value", scale=alt.Scale(scheme="viridis", domain=domain)
+            ),
+            tooltip=[
+                alt.Tooltip("state:O", title="State"),
+                alt.Tooltip("action:N", title="Action"),
+                alt.Tooltip("value:Q", title="Value", format=".3f"),
+            ],
+        )
+        .properties(height=TALL + SMALL)
+    )
     return chart
 
 

@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable
 
 import gymnasium
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import streamlit as st
 
+from services.feedback.app import charts
 from services.feedback.app.acting import Choice, Stage
 from services.feedback.app.component import component
 from services.feedback.app.connection import Connection, connect, needing_policies
-from tutelage import Client, TutelageError
+from tutelage import Client, Decisions, TutelageError
 from tutelage.v1 import policy_pb2 as pb
 
 STABLE = "stable"
@@ -78,6 +82,8 @@ def page() -> None:
             _show_versions(connection.policies, policy, choice)
         with left:
             _show_stage(connection, policy, choice)
+        if policy.spec.observation.n:
+            _show_values(connection.policies, policy, choice)
 
 
 def _choose_policy(policies: list[pb.Policy]) -> pb.Policy:
@@ -138,7 +144,7 @@ def _show_versions(client: Client, policy: pb.Policy, choice: Choice) -> None:
         rows,
         hide_index=True,
         height=min(MOST_TABLE_PX, ROW_PX * (len(rows) + 1) + 3),
-        column_config={"Return": st.column_config.NumberColumn(format="%.1f")},
+        column_config={"Return": st.column_config.NumberColumn(format="%.2f")},
     )
     for version in policy.versions:
         if version.load_error:
@@ -176,8 +182,7 @@ def _show_stage(connection: Connection, policy: pb.Policy, choice: Choice) -> No
     except gymnasium.error.Error as error:
         st.info(f"{policy.spec.environment} cannot be drawn here: {error}")
         return
-    names = list(policy.spec.action.names)
-    names = names or [f"action {i}" for i in range(policy.spec.action.n)]
+    names = _action_names(policy)
     show = st.fragment(_play, run_every=REFRESH_S if playing.on else None)
     show(connection, playing, choice, names)
 
@@ -190,6 +195,44 @@ def _playing(environment: str) -> Playing:
     if environment not in stages:
         stages[environment] = Playing(Stage(environment, seed=random.randrange(1 << 30)))
     return stages[environment]
+
+
+def _show_values(client: Client, policy: pb.Policy, choice: Choice) -> None:
+    """The table of action values: of the first version, before training, and of the chosen."""
+    st.subheader("Action values")
+    names, chosen = _action_names(policy), (choice.version, choice.alias)
+    tables = [
+        (f"**v{decided.version}**, the {what} one", values)
+        for what, asked in (("first", (policy.versions[0].version, "")), ("chosen", chosen))
+        for decided, values in [_values(client, policy, *asked)]
+    ]
+    domain = (
+        min(float(values.min()) for _, values in tables),
+        max(float(values.max()) for _, values in tables),
+    )
+    for column, (title, values) in zip(st.columns(2, gap="large"), tables, strict=True):
+        with column:
+            st.markdown(title)
+            st.altair_chart(charts.values_chart(values, names, domain), key=f"chart of {title}")
+            table = pd.DataFrame(values, columns=names)
+            st.dataframe(table.style.format("{:.3f}"), height=MOST_TABLE_PX)
+
+
+def _values(
+    client: Client, policy: pb.Policy, version: int, alias: str
+) -> tuple[Decisions, npt.NDArray[np.float64]]:
+    """Greedy decisions in every state, and the action values (states, actions) behind them."""
+    states = np.arange(policy.spec.observation.n)
+    decided = client.act_batch(
+        states, policy=policy.name, version=version, alias=alias, probabilities=True
+    )
+    assert decided.parameters is not None
+    return decided, decided.parameters
+
+
+def _action_names(policy: pb.Policy) -> list[str]:
+    names = list(policy.spec.action.names)
+    return names or [f"action {i}" for i in range(policy.spec.action.n)]
 
 
 def _play(connection: Connection, playing: Playing, choice: Choice, names: list[str]) -> None:

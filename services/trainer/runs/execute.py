@@ -8,23 +8,34 @@ import numpy as np
 import structlog
 import torch
 
-from services.common.errors import TutelageError
+from services.common.errors import InvalidConfig, TutelageError
 from services.common.spec import Distribution
 from services.trainer import environments
 from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.checkpoint import CheckpointStore
-from services.trainer.config import DQNRun, PPORun, RLHFRun, SegmentsRun, TrainingConfig
+from services.trainer.config import (
+    DQNRun,
+    PPORun,
+    RLHFRun,
+    SegmentsRun,
+    TabularRun,
+    TrainingConfig,
+)
 from services.trainer.learning import UniformReplay
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
-from services.trainer.runs import off_policy, on_policy
+from services.trainer.runs import off_policy
 from services.trainer.runs.fine_tuning import fine_tune
 from services.trainer.runs.history import HistoryWriter
+from services.trainer.runs.loop import LoopParts
+from services.trainer.runs.on_policy import OnPolicyRun
 from services.trainer.runs.recording import record
 from services.trainer.runs.session import Listener, RunSession
 from services.trainer.runs.store import RunFolder, RunView
+from services.trainer.runs.tabular import TabularLoop
 from tutelage.v1 import training_pb2 as pb
 
 log = structlog.get_logger()
@@ -84,6 +95,8 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return record(config, folder.run_id, session, resources, generator)
         case DQNRun():
             return _train_dqn(config, folder, session, resources, attempt, generator)
+        case TabularRun():
+            return _train_table(config, folder, session, resources, generator)
         case PPORun():
             return _train_ppo(config, folder, session, resources, generator)
         case RLHFRun():
@@ -130,15 +143,37 @@ def _train_ppo(
     spec = environments.spec_of(config.environment, Distribution.LOGITS)
     learner = PPOLearner(ActorCritic(spec, config.network), config.ppo, resources.device)
     identity = Identity(folder.run_id, config.algorithm, spec)
-    parts = on_policy.Parts(
+    parts = LoopParts(
         session=session,
-        spec=spec,
-        learner=learner,
         judge=Publisher(session, config, identity, resources, generator),
         checkpoints=_checkpoints(folder, config),
         generator=generator,
     )
-    return on_policy.OnPolicyRun(config, parts).run()
+    return OnPolicyRun(config, spec, learner, parts).run()
+
+
+def _train_table(
+    config: TabularRun,
+    folder: RunFolder,
+    session: RunSession,
+    resources: Resources,
+    generator: np.random.Generator,
+) -> bool:
+    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    if spec.observation.n is None:
+        raise InvalidConfig(
+            f"environment.id: the states of {config.environment.id} cannot be counted; a table "
+            "needs an environment that observes Discrete numbers"
+        )
+    identity = Identity(folder.run_id, config.tabular.update.value, spec)
+    parts = LoopParts(
+        session=session,
+        judge=Publisher(session, config, identity, resources, generator),
+        checkpoints=_checkpoints(folder, config),
+        generator=generator,
+    )
+    learner = TabularLearner(spec.observation.n, spec.actions, config.tabular)
+    return TabularLoop(config, learner, parts).run()
 
 
 def _checkpoints(folder: RunFolder, config: TrainingConfig) -> CheckpointStore:

@@ -12,24 +12,10 @@ from gymnasium.vector import VectorEnv
 from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
-from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.config import PPORun
 from services.trainer.divergence import check_finite
-from services.trainer.publishing import Publisher
 from services.trainer.returns import generalised_advantages
-from services.trainer.runs.session import RunSession
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What an on-policy run is put together from."""
-
-    session: RunSession
-    spec: PolicySpec
-    learner: PPOLearner
-    judge: Publisher
-    checkpoints: CheckpointStore
-    generator: np.random.Generator
+from services.trainer.runs.loop import LoopParts, TrainingLoop
 
 
 @dataclass(frozen=True)
@@ -46,13 +32,15 @@ class Rollout:
     live: npt.NDArray[np.bool_]
 
 
-class OnPolicyRun:
+class OnPolicyRun(TrainingLoop):
     """One run of PPO."""
 
-    def __init__(self, config: PPORun, parts: Parts) -> None:
-        self._config, self._parts = config, parts
-        self.env_steps = 0
-        self._restore()
+    def __init__(
+        self, config: PPORun, spec: PolicySpec, learner: PPOLearner, parts: LoopParts
+    ) -> None:
+        self._config, self._spec = config.ppo, spec
+        self._learner, self._parts = learner, parts
+        super().__init__(config, config.ppo.total_env_steps, parts, learner)
         self._envs: VectorEnv[Any, Any, Any] = environments.make(config.environment)
         seed = environments.seed_from(parts.generator)
         self._observations = self._envs.reset(seed=seed)[0]
@@ -60,58 +48,12 @@ class OnPolicyRun:
         self._returns = np.zeros(self._envs.num_envs)
         self._lengths = np.zeros(self._envs.num_envs, dtype=np.int64)
 
-    def run(self) -> bool:
-        """Train to the goal, to the end, or until asked to stop; True when it is finished."""
-        config, session = self._config, self._parts.session
-        total = config.ppo.total_env_steps
-        evaluation_due = self._next(config.evaluation.period)
-        checkpoint_due = self._next(config.checkpoint.period)
-        while self.env_steps < total:
-            if session.should_stop:
-                self.save()
-                return False
-            self._improve()
-            session.progress("training", self.env_steps, total, "env steps")
-            if self.env_steps >= evaluation_due:
-                evaluation_due = self._next(config.evaluation.period)
-                if self._evaluate():
-                    return True
-            if self.env_steps >= checkpoint_due:
-                checkpoint_due = self._next(config.checkpoint.period)
-                self.save()
-        session.progress("training", self.env_steps, total, "env steps", now=True)
-        self._evaluate()
-        return True
-
-    def save(self) -> None:
-        """Make the state durable."""
-        parts = self._parts
-        state = {
-            "updates": parts.learner.updates,
-            "episodes": parts.session.episodes,
-            "generator": parts.generator.bit_generator.state,
-            "judge": parts.judge.state(),
-        }
-        parts.checkpoints.save(Checkpoint(self.env_steps, parts.learner.tensors(), state))
-        parts.session.checkpoint_saved(self.env_steps)
-
-    def _restore(self) -> None:
-        parts = self._parts
-        checkpoint = parts.checkpoints.load_newest()
-        if checkpoint is None:
-            return
-        parts.learner.restore(checkpoint.tensors, checkpoint.state["updates"])
-        parts.generator.bit_generator.state = checkpoint.state["generator"]
-        parts.judge.restore(checkpoint.state["judge"])
-        parts.session.episodes = checkpoint.state["episodes"]
-        self.env_steps = checkpoint.env_steps
-        parts.session.say(f"resumed at {self.env_steps} env steps")
-
-    def _improve(self) -> None:
-        config, parts = self._config.ppo, self._parts
+    def step(self) -> None:
+        """A rollout, and an update on it."""
+        config, parts, learner = self._config, self._parts, self._learner
         rollout = self._roll_out(config.rollout_steps)
-        parts.learner.anneal(min(self.env_steps / config.total_env_steps, 1.0))
-        figures = parts.learner.update(self._batch(rollout), parts.generator)
+        learner.anneal(min(self.env_steps / config.total_env_steps, 1.0))
+        figures = learner.update(self._batch(rollout), parts.generator)
         check_finite(figures, parts.checkpoints.steps())
         parts.session.metrics(self.env_steps, figures)
 
@@ -119,7 +61,7 @@ class OnPolicyRun:
         taken: list[tuple[npt.NDArray[Any], ...]] = []
         for _ in range(steps):
             observations, live = self._observations, ~self._ended
-            choice = self._parts.learner.act(observations, self._parts.generator)
+            choice = self._learner.act(observations, self._parts.generator)
             self._observations, rewards, terminated, truncated, _ = self._envs.step(choice.actions)
             self._count(live, rewards, terminated | truncated)
             self._ended = live & (terminated | truncated)
@@ -150,12 +92,12 @@ class OnPolicyRun:
             self._returns[i] = self._lengths[i] = 0
 
     def _batch(self, rollout: Rollout) -> RolloutBatch:
-        config, shape = self._config.ppo, rollout.action.shape
+        config, shape = self._config, rollout.action.shape
         # In NEXT_STEP mode the observation after an end is the last of its own episode, so
         # one pass over T + 1 observations gives the values on both sides of each step.
         seen = np.concatenate([rollout.observation, rollout.last_observation[None]])
-        flat = seen.reshape(-1, *self._parts.spec.observation.shape)
-        values = self._parts.learner.values(flat).reshape(shape[0] + 1, shape[1])
+        flat = seen.reshape(-1, *self._spec.observation.shape)
+        values = self._learner.values(flat).reshape(shape[0] + 1, shape[1])
         advantages = generalised_advantages(
             rollout.reward,
             values[:-1],
@@ -173,10 +115,3 @@ class OnPolicyRun:
             advantage=advantages[live],
             value_target=(advantages + values[:-1])[live],
         )
-
-    def _evaluate(self) -> bool:
-        learner = self._parts.learner
-        return self._parts.judge.consider(learner.network, learner.greedy, self.env_steps)
-
-    def _next(self, period: int) -> int:
-        return (self.env_steps // period + 1) * period

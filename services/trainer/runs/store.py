@@ -58,7 +58,7 @@ class RunFolder:
         """What was asked for."""
         return RunRecord(**json.loads((self.path / "run.json").read_text()))
 
-    def config(self) -> configs.DQNRun | configs.PPORun | configs.SegmentsRun | configs.RLHFRun:
+    def config(self) -> configs.Run:
         """The run's configuration."""
         return configs.parse(self.record.config, source=self.run_id)
 

@@ -246,7 +246,7 @@ class ActBatchRequest(_message.Message):
     temperature: _builtins.float
     """As in ActRequest."""
     include_probabilities: _builtins.bool
-    """Whether to return `probabilities`. Default: false."""
+    """Whether to return `probabilities` and `parameters`. Default: false."""
     @_builtins.property
     def observations(self) -> _array_pb2.Array:
         """Observations with a leading batch axis: shape [n, ...observation shape], n ≥ 1."""
@@ -295,6 +295,7 @@ class ActBatchResponse(_message.Message):
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     SEEDS_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version that chose them all."""
     digest: _builtins.str
@@ -315,6 +316,12 @@ class ActBatchResponse(_message.Message):
     def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """rows × actions probabilities in row-major order, when asked for."""
 
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """rows × actions values or logits in row-major order, before temperature and mask, when
+        probabilities are asked for.
+        """
+
     def __init__(
         self,
         *,
@@ -324,10 +331,11 @@ class ActBatchResponse(_message.Message):
         log_probabilities: _abc.Iterable[_builtins.float] | None = ...,
         seeds: _abc.Iterable[_builtins.int] | None = ...,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        parameters: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "log_probabilities", b"log_probabilities", "probabilities", b"probabilities", "seeds", b"seeds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "log_probabilities", b"log_probabilities", "parameters", b"parameters", "probabilities", b"probabilities", "seeds", b"seeds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,21 +349,25 @@ class ObservationSpace(_message.Message):
 
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
     dtype: _array_pb2.DType.ValueType
     """Element type the policy takes."""
+    n: _builtins.int
+    """Observations are whole numbers from 0 to n-1, such as the number of a state. 0: no bound."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Length of each axis, without batch."""
+        """Length of each axis, without batch; empty for a single number."""
 
     def __init__(
         self,
         *,
         dtype: _array_pb2.DType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        n: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "n", b"n", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,7 +462,7 @@ class PolicyVersion(_message.Message):
     digest: _builtins.str
     """SHA-256 of model.onnx, in lower-case hex."""
     algorithm: _builtins.str
-    """Algorithm that made it: "dqn", "ppo" or "dqn-rlhf"."""
+    """Algorithm that made it: "dqn", "ppo", "tabular" or "dqn-rlhf"."""
     run_id: _builtins.str
     """Run that published it."""
     env_steps: _builtins.int
