@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from services.common.replay.ring import Index
+from services.common.replay.samplers import Drawn
 from services.common.replay.schema import CLOSING, Array, Field, ReplaySchema, Rows
 
 Floats = npt.NDArray[np.float32]
@@ -21,7 +23,6 @@ class Transitions:
             but one.
         reached: the same about each last step; `windows` itself where that is one step.
         reward: (N,) Σ γᵏ·rₖ over the steps; None: that of the first step.
-        shape: the leading axes of what is given out, N elements in all; default (N,).
     """
 
     def __init__(
@@ -30,12 +31,11 @@ class Transitions:
         windows: Rows,
         reached: Rows | None = None,
         reward: Floats | None = None,
-        shape: tuple[int, ...] | None = None,
     ) -> None:
         self._schema, self._windows = schema, pad(schema, windows)
         self._reached = windows if reached is None else pad(schema, reached)
-        self._shape = shape
         self._reward = reward
+        self._shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -113,10 +113,9 @@ class Transitions:
 class Batch(Transitions):
     """B sampled transitions.
 
-    index: (B,) int64 row numbers within their shards, for `update_priorities`.
-    shard: (B,) int64.
-    weights: (B,) importance weights, at most 1 (Schaul et al. 2016); 1 for uniform samples.
-    discount: (B,) γ to the number of steps taken; 0 when the last of them terminated.
+    Args:
+        drawn: the draws, B together.
+        discount: (B,) γ to the number of steps taken; 0 when the last of them terminated.
     """
 
     def __init__(
@@ -125,51 +124,73 @@ class Batch(Transitions):
         windows: Rows,
         reached: Rows | None,
         reward: Floats | None,
-        *,
-        index: Index,
-        shard: Index,
-        weights: Floats,
+        drawn: Sequence[Drawn],
         discount: Floats,
     ) -> None:
         super().__init__(schema, windows, reached, reward)
-        self.index, self.shard, self.weights, self.discount = index, shard, weights, discount
+        self._drawn, self.discount = drawn, discount
+
+    @property
+    def index(self) -> Index:
+        """(B,) row numbers within their shards, for `update_priorities`."""
+        numbers: Index = joined([drawn.numbers for drawn in self._drawn])
+        return numbers
+
+    @property
+    def shard(self) -> Index:
+        """(B,)"""
+        counts = [len(drawn.numbers) for drawn in self._drawn]
+        return np.repeat(np.array([drawn.shard for drawn in self._drawn], np.int64), counts)
+
+    @property
+    def weights(self) -> Floats:
+        """(B,) importance weights, at most 1 (Schaul et al. 2016); 1 for uniform samples."""
+        parts = [
+            np.ones(len(drawn.numbers), np.float32) if drawn.weights is None else drawn.weights
+            for drawn in self._drawn
+        ]
+        weights: Floats = joined(parts)
+        return weights
 
 
-class SequenceBatch(Transitions):
-    """B sampled stretches of L = burn_in + length steps; other arrays are (B, L, …).
+class SequenceBatch(Batch):
+    """B sampled stretches of L = burn_in + length steps.
 
-    Where the episode ends first, the last step is repeated and `mask` says False.
+    `index`, `shard` and `weights` are (B,) and of the stretches' first steps; all else is
+    (B, L, …). Where the episode ends first, the last step is repeated.
 
-    index, shard, weights: (B,) of the stretches' first steps; see `Batch`.
-    mask: (B, L) the step is one of the stretch.
-    discount: (B, L) γ; 0 when the step terminated.
-    burn_in: leading steps meant to warm up a recurrent network, not to learn from.
+    Args:
+        mask: (B, L) False where the episode had ended.
+        discount: (B · L,) γ; 0 when the step terminated.
+        burn_in: leading steps meant to warm up a recurrent network, not to learn from.
     """
 
     def __init__(
         self,
         schema: ReplaySchema,
         windows: Rows,
-        reward: Floats | None,
-        *,
-        index: Index,
-        shard: Index,
-        weights: Floats,
-        mask: npt.NDArray[np.bool_],
+        reward: Floats,
+        drawn: Sequence[Drawn],
         discount: Floats,
+        mask: npt.NDArray[np.bool_],
         burn_in: int,
     ) -> None:
-        super().__init__(schema, windows, reward=reward, shape=mask.shape)
-        self.index, self.shard, self.weights = index, shard, weights
-        self.mask, self.discount, self.burn_in = mask, discount, burn_in
+        super().__init__(schema, windows, None, reward, drawn, discount.reshape(mask.shape))
+        self._shape = mask.shape
+        self.mask, self.burn_in = mask, burn_in
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.mask)
 
     @property
     def initial(self) -> dict[str, Array]:
         """The state's extras, such as a recurrent state, before the first step: (B, *shape)."""
         return {name: column[:, 0] for name, column in self.extras.items()}
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Parts of a batch as one array."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def pad(schema: ReplaySchema, windows: Rows) -> Rows:

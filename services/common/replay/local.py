@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import InvalidConfig, ReplayDataLost
-from services.common.replay.batch import Batch, Floats, SequenceBatch
+from services.common.replay.batch import Batch, Floats, SequenceBatch, joined
 from services.common.replay.relabel import Labels, Relabeler
 from services.common.replay.ring import NONE, Index, Ring
 from services.common.replay.samplers import (
@@ -84,7 +84,7 @@ class LocalReplay:
     @property
     def size(self) -> int:
         """Steps that can be sampled."""
-        return sum(ring.size for ring in self._rings)
+        return sum([ring.size for ring in self._rings])
 
     @property
     def head(self) -> int:
@@ -99,19 +99,18 @@ class LocalReplay:
         """
         drawn = self._draw(batch_size)
         parts = [self._part(one) for one in drawn]
-        reached = [p.windows if p.reached is None else p.reached for p in parts]
-        one_step = all(p.reached is None for p in parts)
+        if len(parts) == 1:
+            part = parts[0]
+            return Batch(self.schema, part.windows, part.reached, part.reward, drawn, part.discount)
         rewards = [p.reward for p in parts if p.reward is not None]
-        windows = _joined([p.windows for p in parts])
+        reached = [p.reached for p in parts if p.reached is not None]
         return Batch(
             self.schema,
-            windows,
-            None if one_step else _joined(reached),
-            _joined(rewards) if rewards else None,
-            index=_joined([d.numbers for d in drawn]),
-            shard=_joined([_shards(d) for d in drawn]),
-            weights=_joined([_weights(d) for d in drawn]),
-            discount=_joined([p.discount for p in parts]),
+            joined([p.windows for p in parts]),
+            joined(reached) if reached else None,
+            joined(rewards) if rewards else None,
+            drawn,
+            joined([p.discount for p in parts]),
         )
 
     def sample_sequences(self, batch_size: int, length: int, burn_in: int = 0) -> SequenceBatch:
@@ -124,19 +123,11 @@ class LocalReplay:
         total = burn_in + length
         followed = [self._follow(self._slots(d), d.shard, total) for d in drawn]
         flat = [(d.shard, slots.ravel()) for d, (slots, _) in zip(drawn, followed, strict=True)]
-        windows = _joined([self._rings[shard].windows(slots) for shard, slots in flat])
-        mask = _joined([mask for _, mask in followed])
-        return SequenceBatch(
-            self.schema,
-            windows,
-            _joined([self._rewards(shard, slots) for shard, slots in flat]),
-            index=_joined([d.numbers for d in drawn]),
-            shard=_joined([_shards(d) for d in drawn]),
-            weights=_joined([_weights(d) for d in drawn]),
-            mask=mask,
-            discount=self._after(windows).reshape(mask.shape),
-            burn_in=burn_in,
-        )
+        windows = joined([self._rings[shard].windows(slots) for shard, slots in flat])
+        mask = joined([mask for _, mask in followed])
+        rewards = joined([self._rewards(shard, slots) for shard, slots in flat])
+        discount = self._after(windows)
+        return SequenceBatch(self.schema, windows, rewards, drawn, discount, mask, burn_in)
 
     def newest(self, count: int) -> Window:
         """The newest steps, at most `count`, with the links between them.
@@ -155,9 +146,9 @@ class LocalReplay:
             before += len(numbers)
         return Window(
             self.schema,
-            _joined(windows),
-            _joined(rewards),
-            _joined(successors),
+            joined(windows),
+            joined(rewards),
+            joined(successors),
         )
 
     def update_priorities(
@@ -266,15 +257,3 @@ class LocalReplay:
         terminated = windows["terminated"][:, -2].view(np.uint8)
         discount: Floats = self._discounts[terminated]
         return discount
-
-
-def _shards(drawn: Drawn) -> Index:
-    return np.full(len(drawn.numbers), drawn.shard, dtype=np.int64)
-
-
-def _weights(drawn: Drawn) -> Floats:
-    return np.ones(len(drawn.numbers), np.float32) if drawn.weights is None else drawn.weights
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

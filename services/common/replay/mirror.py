@@ -119,7 +119,7 @@ class MirrorReplay(LocalReplay):
     def _start_over(self, i: int, tail: Tail) -> None:
         # After a restart of Redis its rows, not ours, are the replay's: those from `epoch_head`
         # on may have been lost and sent again in another order.
-        one_restart = tail.epoch == (self._epochs[i] or 0) + 1
+        one_restart = tail.previous_epoch == self._epochs[i]
         self._truncate(i, tail.epoch_head if one_restart else 0)
         if tail.head < self._rings[i].head:
             self._truncate(i, 0)

@@ -32,11 +32,13 @@ class PrioritizedSampler:
 
     def draw(self, count: int, generator: np.random.Generator) -> list[Drawn]:
         """See `Sampler`; stratified as in the paper's Algorithm 1."""
+        shares = generator.random(count) + np.arange(count)
+        if len(self.trees) == 1:
+            tree = self.trees[0]
+            return [self._find(0, shares * (tree.total / count), tree.minimum)]
         minimum = min(tree.minimum for tree in self.trees)
         ends = np.cumsum([tree.total for tree in self.trees])
-        masses = (generator.random(count) + np.arange(count)) * (ends[-1] / count)
-        if len(self.trees) == 1:
-            return [self._find(0, masses, minimum)]
+        masses = shares * (ends[-1] / count)
         shards = np.searchsorted(ends[:-1], masses, side="right")
         drawn = []
         for shard in np.unique(shards).tolist():
@@ -55,7 +57,8 @@ class PrioritizedSampler:
             raise InvalidInput("a priority is not a finite number; the learner has diverged")
         ring, settings = self._rings[shard], self._settings
         greatest = _update(
-            self.trees[shard].nodes,
+            self.trees[shard].sums,
+            self.trees[shard].minima,
             self.priorities[shard],
             self._dirty[shard],
             np.asarray(index, dtype=np.int64),
@@ -121,7 +124,8 @@ class PrioritizedSampler:
 
 @compiled
 def _update(
-    nodes: Doubles,
+    sums: Doubles,
+    minima: Doubles,
     priorities: Floats,
     dirty: npt.NDArray[np.bool_],
     index: Index,
@@ -131,14 +135,17 @@ def _update(
     alpha: float,
     epsilon: float,
 ) -> float:
-    leaves, greatest = len(nodes) // 2, 0.0
+    leaves, greatest, count = len(sums) // 2, 0.0, 0
+    nodes, values = np.empty(len(index), np.int64), np.empty(len(index))
     for i in range(len(index)):
         slot = index[i] % len(priorities)
-        if index[i] < oldest or index[i] >= head or nodes[leaves + slot, 0] == 0:
+        if index[i] < oldest or index[i] >= head or sums[leaves + slot] == 0:
             continue
         priority = abs(given[i]) + epsilon
         greatest = max(greatest, priority)
         priorities[slot] = priority
         dirty[slot // BLOCK_SLOTS] = True
-        put(nodes, leaves + slot, priority**alpha)
+        nodes[count], values[count] = leaves + slot, priority**alpha
+        count += 1
+    put(sums, minima, nodes[:count], values[:count])
     return greatest

@@ -30,76 +30,75 @@ def compiled(function: F) -> F:
 class SumTree:
     """Values of `capacity` slots, all 0 at first. Not for several threads.
 
-    nodes: (2 · leaves, 2) sum and minimum; node n stands on 2n and 2n + 1, the root is 1.
+    sums, minima: (2 · leaves,) of the leaves below; node n stands on 2n and 2n + 1, the root
+        is 1.
     """
 
     def __init__(self, capacity: int) -> None:
         self._leaves = 1 << max(1, (capacity - 1).bit_length())
-        self.nodes: Doubles = np.empty((2 * self._leaves, 2))
+        self.sums: Doubles = np.empty(2 * self._leaves)
+        self.minima: Doubles = np.empty(2 * self._leaves)
         self.clear()
 
     def clear(self) -> None:
         """Set every value to 0."""
-        self.nodes[:, 0], self.nodes[:, 1] = 0, np.inf
+        self.sums.fill(0)
+        self.minima.fill(np.inf)
 
     @property
     def total(self) -> float:
         """The sum of all values."""
-        return float(self.nodes[1, 0])
+        return float(self.sums[1])
 
     @property
     def minimum(self) -> float:
         """The least value that is not 0; infinity when all are."""
-        return float(self.nodes[1, 1])
+        return float(self.minima[1])
 
     @property
     def values(self) -> Doubles:
         """The leaves, (capacity or more,)."""
-        return self.nodes[self._leaves :, 0]
+        return self.sums[self._leaves :]
 
     def set(self, slots: Index, values: Doubles) -> None:
         """Set values, none negative; of a slot given twice the last one holds."""
-        _set(self.nodes, slots, values)
+        put(self.sums, self.minima, slots + self._leaves, values)
 
     def find(self, masses: Doubles) -> tuple[Index, Doubles]:
         """The slots at which the running sum passes each mass in [0, total), and their values."""
-        return _find(self.nodes, masses)
+        return _find(self.sums, masses)
 
 
 @compiled
-def put(nodes: Doubles, node: int, value: float) -> None:
-    """Set a leaf, by its node (leaves + slot), and what stands on it."""
-    nodes[node, 0] = value
-    nodes[node, 1] = value if value > 0 else np.inf
-    node //= 2
-    while node:
-        left, right = 2 * node, 2 * node + 1
-        nodes[node, 0] = nodes[left, 0] + nodes[right, 0]
-        nodes[node, 1] = min(nodes[left, 1], nodes[right, 1])
-        node //= 2
+def put(sums: Doubles, minima: Doubles, nodes: Index, values: Doubles) -> None:
+    """Set leaves, by their nodes (leaves + slot), and what stands on them; overwrites `nodes`."""
+    for i in range(len(nodes)):
+        sums[nodes[i]] = values[i]
+        minima[nodes[i]] = values[i] if values[i] > 0 else np.inf
+    level = len(sums) // 2
+    while level > 1:  # all of them a level at a time, so that their loads overlap
+        before = 0
+        for i in range(len(nodes)):
+            node = nodes[i] // 2
+            nodes[i] = node
+            if node != before:
+                sums[node] = sums[2 * node] + sums[2 * node + 1]
+                minima[node] = min(minima[2 * node], minima[2 * node + 1])
+            before = node
+        level //= 2
 
 
 @compiled
-def _set(nodes: Doubles, slots: Index, values: Doubles) -> None:
-    leaves = len(nodes) // 2
-    for i in range(len(slots)):
-        put(nodes, leaves + slots[i], values[i])
-
-
-@compiled
-def _find(nodes: Doubles, masses: Doubles) -> tuple[Index, Doubles]:
-    leaves = len(nodes) // 2
-    slots = np.empty(len(masses), np.int64)
-    values = np.empty(len(masses))
-    for i in range(len(masses)):
-        mass, node = masses[i], 1
-        while node < leaves:
-            node *= 2
-            left = nodes[node, 0]
+def _find(sums: Doubles, masses: Doubles) -> tuple[Index, Doubles]:
+    leaves = len(sums) // 2
+    nodes, left_over = np.ones(len(masses), np.int64), masses.copy()
+    level = 1
+    while level < leaves:
+        for i in range(len(masses)):
+            left, right = sums[2 * nodes[i]], sums[2 * nodes[i] + 1]
             # A mass rounded up to the total must not lead to where there is nothing.
-            if mass >= left and nodes[node + 1, 0] > 0:
-                mass -= left
-                node += 1
-        slots[i] = node - leaves
-        values[i] = nodes[node, 0]
-    return slots, values
+            goes_right = (left_over[i] >= left) & (right > 0)
+            left_over[i] -= left * goes_right
+            nodes[i] = 2 * nodes[i] + goes_right
+        level *= 2
+    return nodes - leaves, sums[nodes]
