@@ -30,8 +30,10 @@ from services.common.replay.memory import MemoryReplay
 from services.common.replay.mirror import MirrorReplay
 from services.common.replay.producer import ReplayProducer
 from services.common.replay.relabel import Relabeler
+from services.common.replay.replay import Replay, open_replay
 from services.common.replay.samplers import Prioritized, Uniform
 from services.common.replay.schema import Field, ReplaySchema
+from services.common.replay.server import ServerReplay
 from services.common.replay.store import ReplayStore, list_replays
 
 __all__ = [
@@ -43,14 +45,17 @@ __all__ = [
     "MirrorReplay",
     "Prioritized",
     "Relabeler",
+    "Replay",
     "ReplayProducer",
     "ReplaySchema",
     "ReplayStore",
     "Sampling",
     "SequenceBatch",
+    "ServerReplay",
     "Transitions",
     "Uniform",
     "connect",
     "list_replays",
+    "open_replay",
     "patiently",
 ]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from services.common.errors import DataCorrupted
+from services.common.replay.batch import Batch, SequenceBatch
 from services.common.replay.local import LocalReplay, Sampling
 from services.common.replay.producer import ReplayProducer
+from services.common.replay.ration import Ration
 from services.common.replay.ring import Ring
 from services.common.replay.schema import Rows
-
-if TYPE_CHECKING:
-    from services.common.replay.store import ReplayShard, ReplayStore, Tail
+from services.common.replay.shard import ReplayShard, Tail
+from services.common.replay.store import ReplayStore
 
 ROWS_A_TRIP = 1 << 15
 FLUSH_PERIOD_S = 5.0
@@ -49,6 +49,7 @@ class MirrorReplay(LocalReplay):
         self._producer: ReplayProducer | None = None
         self._epochs: list[int | None] = [None] * len(rings)
         self._flush_due: float | None = None
+        self._ration = store.limits and Ration(store.name, store.limits, self._sampled)
 
     def append(self, rows: Rows, timeout_s: float | None = None) -> int:
         """Append whole fragments, shape `(n,)`, to the store; see `ReplayProducer.append`.
@@ -71,6 +72,23 @@ class MirrorReplay(LocalReplay):
         if self._prioritized is not None:
             self._keep_priorities()
         return copied
+
+    def sample(self, batch_size: int) -> Batch:
+        """See `LocalReplay.sample`; where there are limits, waits until they allow it.
+
+        Raises:
+            ReplayDataLost: when there is no row.
+            ReplayUnavailable: when producers have not appended enough within 300 s.
+        """
+        if self._ration:
+            self._ration.wait(batch_size, self.sync)
+        return super().sample(batch_size)
+
+    def sample_sequences(self, batch_size: int, length: int, burn_in: int = 0) -> SequenceBatch:
+        """See `LocalReplay.sample_sequences`; a stretch counts once in the limits."""
+        if self._ration:
+            self._ration.wait(batch_size, self.sync)
+        return super().sample_sequences(batch_size, length, burn_in)
 
     def checkpoint(self) -> None:
         """Make the priorities as durable as the rows are.
@@ -98,6 +116,8 @@ class MirrorReplay(LocalReplay):
         while True:
             tail = shard.tail(ring.head, most, self._sampled[i])
             self._sampled[i] = 0
+            if self._ration:
+                self._ration.heard(i, tail)
             if tail.epoch != self._epochs[i] or tail.head < ring.head:
                 if self._epochs[i] is not None:
                     self._start_over(i, tail)
@@ -119,9 +139,10 @@ class MirrorReplay(LocalReplay):
     def _start_over(self, i: int, tail: Tail) -> None:
         # After a restart of Redis its rows, not ours, are the replay's: those from `epoch_head`
         # on may have been lost and sent again in another order.
-        one_restart = tail.previous_epoch == self._epochs[i]
-        self._truncate(i, tail.epoch_head if one_restart else 0)
-        if tail.head < self._rings[i].head:
+        ring, came_back = self._rings[i], tail.previous_epoch == self._epochs[i]
+        if came_back and ring.oldest < tail.epoch_head <= min(ring.head, tail.head):
+            self._truncate(i, tail.epoch_head)
+        else:
             self._truncate(i, 0)
 
     def _keep_priorities(self) -> None:
