@@ -10,13 +10,13 @@ import numpy as np
 from replay_rows import CARTPOLE, FRAMES, Stream
 
 from services.common.replay import (
+    Prioritized,
     ReplayProducer,
     ReplaySchema,
     ReplayStore,
     connect,
     open_replay,
 )
-from services.common.replay.prioritized import Prioritized
 from services.common.replay.schema import STEP
 
 CAPACITY = 100_000
@@ -48,12 +48,14 @@ class Ours:
         return {
             "append_1024_rows_per_s": lambda: self._append_rate(1024, 200),
             "append_64_rows_per_s": lambda: self._append_rate(64, 1000),
-            "sample_256_us": lambda: _us(lambda: self._mirror.sample(BATCH), 2000),
+            "sample_256_us": lambda: _us(lambda: _read(self._mirror.sample(BATCH)), 2000),
             "sample_prioritised_256_us": lambda: _us(self._sample_and_update, 1000),
-            "sample_server_256_us": lambda: _us(lambda: self._remote.sample(BATCH), 200),
+            "sample_server_256_us": lambda: _us(lambda: _read(self._remote.sample(BATCH)), 200),
             "rebuild_1m_s": self._rebuild,
             "frames_bytes_ratio": self._frames_ratio,
-            "frames_batches_per_s": lambda: 1e6 / _us(lambda: self._frame_mirror.sample(32), 200),
+            "frames_batches_per_s": lambda: (
+                1e6 / _us(lambda: _read(self._frame_mirror.sample(32)), 200)
+            ),
         }
 
     def close(self) -> None:
@@ -87,6 +89,7 @@ class Ours:
 
     def _sample_and_update(self) -> None:
         batch = self._prioritized.sample(BATCH)
+        _read(batch)
         self._prioritized.update_priorities(batch.index, self._priorities)
 
     def _server(self) -> None:
@@ -132,6 +135,12 @@ class Ours:
             rows += len(chunk)
             made += int((chunk["kind"] == STEP).sum())
         return made / rows
+
+
+def _read(batch: Any) -> None:
+    """Ask for what a learner asks for; arrays are made only then."""
+    for name in ("observation", "action", "reward", "next_observation", "terminated", "weights"):
+        getattr(batch, name)
 
 
 def _check(batch: Any) -> None:
