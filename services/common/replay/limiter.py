@@ -76,12 +76,14 @@ class Limits:
                 f"min_size is {self.min_size}, but a ring of {held} rows never holds as many "
                 "steps, for episodes' closing rows take room too: nothing would ever be sampled"
             )
-        needed = chunk_rows * self.samples_per_insert + batch_size
-        if 2 * self.error_buffer < needed:
+        moved = chunk_rows * self.samples_per_insert
+        needed = max(
+            (moved + batch_size) / 2,  # else neither fits between the bounds
+            moved - self.samples_per_insert,  # else min_size may lie too far within a chunk
+        )
+        if self.error_buffer < needed:
             raise InvalidConfig(
                 f"error_buffer is {self.error_buffer:g}: a chunk of {chunk_rows} steps moves the "
-                f"cursor by {chunk_rows * self.samples_per_insert:g} samples and a batch by "
-                f"{batch_size}, more than the {2 * self.error_buffer:g} between the bounds, so "
-                "that producers and learner would wait for each other; "
-                f"expected at least {needed / 2:g}"
+                f"cursor by {moved:g} samples and a batch by {batch_size}, so that producers and "
+                f"learner would wait for each other; expected at least {needed:g}"
             )
