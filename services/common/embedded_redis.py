@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,12 +52,15 @@ def find_server() -> Path:
     )
 
 
-def server_command(folder: Path, port: int, log_file: Path | None = None) -> list[str]:
+def server_command(
+    folder: Path, port: int, log_file: Path | None = None, more: Mapping[str, str] | None = None
+) -> list[str]:
     """The command line of a durable server on the loopback address.
 
     Args:
         folder: where its append-only file is kept.
         log_file: where it logs. Default: standard output.
+        more: further options of the server, or others than those here.
     """
     options = {
         "bind": LOOPBACK,
@@ -69,6 +72,7 @@ def server_command(folder: Path, port: int, log_file: Path | None = None) -> lis
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        **(more or {}),
     }
     return [str(find_server()), *(part for k, v in options.items() for part in (f"--{k}", v))]
 
@@ -94,10 +98,13 @@ class EmbeddedRedis:
     Args:
         folder: where data and log are kept; made when missing.
         port: where it listens. Default 0: a free one.
+        options: of the server, such as {"appendfsync": "always"}.
     """
 
-    def __init__(self, folder: Path | str, port: int = 0) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: Path | str, port: int = 0, options: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self.options = Path(folder), options
         self.port = port or free_port()
         self.log_file = self.folder / "valkey.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -129,7 +136,7 @@ class EmbeddedRedis:
         with explain_full_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            leashed(server_command(self.folder, self.port, self.log_file)),
+            leashed(server_command(self.folder, self.port, self.log_file, self.options)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
