@@ -16,13 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.common.durable import explain_full_disk
+from services.common.durable import explain_full_disk, write_atomically
 from services.common.errors import PreconditionFailed, ResourceExhausted, Unavailable
 from services.common.leash import leashed
 from services.common.ports import LOOPBACK, free_port, port_is_free
 
 READY_TIMEOUT_S = 120.0  # loading a large append-only file takes a while
 STOP_TIMEOUT_S = 10.0
+URL_FILE = "url"
 _POLL_S = 0.02
 _ANSWER_TIMEOUT_S = 1.0
 
@@ -75,6 +76,23 @@ def server_command(
         **(more or {}),
     }
     return [str(find_server()), *(part for k, v in options.items() for part in (f"--{k}", v))]
+
+
+def publish_url(folder: Path, port: int) -> None:
+    """Leave word, beside the data, of where their server listens.
+
+    Raises:
+        StorageFull: when the disk is full.
+    """
+    write_atomically(folder / URL_FILE, f"redis://{LOOPBACK}:{port}/0\n".encode())
+
+
+def published_url(folder: Path) -> str | None:
+    """Where the server of these data listens, if it still runs; None when none ever did."""
+    try:
+        return (folder / URL_FILE).read_text().strip()
+    except OSError:
+        return None
 
 
 def answers(port: int) -> bool:
@@ -144,6 +162,7 @@ class EmbeddedRedis:
         )
         try:
             self._wait_until_ready(self._process)
+            publish_url(self.folder, self.port)
         except BaseException:
             self.stop()
             raise

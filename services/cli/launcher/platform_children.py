@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import Field
 
 from services.cli.launcher.supervisor import Child
-from services.common.embedded_redis import answers, server_command
+from services.common.embedded_redis import answers, publish_url, server_command
 from services.common.errors import InvalidConfig, ResourceExhausted, Unavailable
 from services.common.ports import LOOPBACK, free_port, port_is_free
 from services.common.settings import PlatformSettings, Port, port_of
@@ -133,6 +133,7 @@ def platform_children(settings: LauncherSettings) -> list[Child]:
 
 def _valkey(folder: Path, port: int) -> Child:
     folder.mkdir(parents=True, exist_ok=True)
+    publish_url(folder, port)
 
     async def ready() -> bool:
         return await asyncio.to_thread(answers, port)
