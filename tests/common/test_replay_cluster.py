@@ -11,6 +11,7 @@ from redis.crc import key_slot
 from replay_rig import SCHEMA, make_rows, steps_of
 from valkey_cluster import PRIMARIES, SLOTS, Cluster, running_cluster, wait_until
 
+from services.common.errors import InvalidConfig
 from services.common.replay import (
     MirrorReplay,
     ReplayProducer,
@@ -95,6 +96,13 @@ def test_a_primary_is_killed_and_its_replica_takes_over(cluster: Cluster, name: 
                 assert own.tolist() == list(range(expected))
             assert (tail.epoch != seen[i].epoch) == (i == hit)
             np.testing.assert_array_equal(mirror._rings[i].rows[: tail.head], rows)
+
+
+def test_who_is_refused_by_a_cluster_is_told_so(cluster: Cluster) -> None:
+    url = cluster.url.replace("://", "://nobody:secret@")
+    with pytest.raises(InvalidConfig, match="Redis refuses it") as refused:
+        connect(url)
+    assert "secret" not in str(refused.value)
 
 
 class Actor:

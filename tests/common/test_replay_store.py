@@ -77,15 +77,13 @@ def test_capacity_is_split_evenly(client: redis.Redis, name: str) -> None:
     assert sorted(shard.capacity for shard in store.shards) == [3, 4, 4]
 
 
-@pytest.mark.parametrize("shards", [2, 3, 5, 12])
-def test_shards_lie_evenly_apart_on_a_cluster(shards: int) -> None:
-    tags = keys.tags("cart-pole", shards)
-    assert tags[0] == "cart-pole"
-    slots = sorted(key_slot(tag.encode()) for tag in tags)
-    apart = [(b - a) % 16384 for a, b in zip(slots, [*slots[1:], slots[0]], strict=True)]
-    assert min(apart) >= 16384 / shards / 2 - 1
-    nodes = [slot * 3 // 16384 for slot in slots]  # three nodes, as clusters are made
-    assert max(nodes.count(node) for node in range(3)) <= -(-shards // 3) + 1
+@pytest.mark.parametrize("replay", ["cart-pole", "pendulum", "x"])
+@pytest.mark.parametrize(("shards", "nodes"), [(2, 2), (3, 3), (6, 3), (12, 3), (8, 4)])
+def test_every_node_of_a_cluster_gets_as_many_shards(replay: str, shards: int, nodes: int) -> None:
+    tags = keys.tags(replay, shards)
+    assert tags[0] == replay
+    where = [key_slot(tag.encode()) * nodes // 16384 for tag in tags]
+    assert [where.count(node) for node in range(nodes)] == [shards // nodes] * nodes
 
 
 def test_a_replay_is_opened_by_its_name_alone(client: redis.Redis, name: str) -> None:

@@ -72,7 +72,10 @@ def connect(url: str) -> Client:
     try:
         if CLUSTER in url:
             return _connect_cluster(url, options)
-        return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # refuses options it does not know
+        return client
     except (ValueError, TypeError) as error:
         raise InvalidConfig(f"TUTELAGE_REDIS_URL {redacted(url)!r}: {error}") from None
 
@@ -127,6 +130,15 @@ def explained(what: str) -> Iterator[None]:
             f"{what}: Redis refuses it, see the user in TUTELAGE_REDIS_URL ({error})"
         ) from error
     except _AWAY as error:
+        if isinstance(error.__cause__, _DENIED):
+            raise InvalidConfig(
+                f"{what}: Redis refuses it, see the user in TUTELAGE_REDIS_URL ({error})"
+            ) from error
+        if "Cluster mode is not enabled" in str(error):
+            raise InvalidConfig(
+                f"{what}: TUTELAGE_REDIS_URL says redis{CLUSTER}, but that server is not one of a "
+                "cluster; say redis:// or rediss://"
+            ) from error
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise InvalidConfig(
                 f"{what}: the certificate of Redis is not trusted, see ssl_ca_certs in "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from itertools import count
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
@@ -23,12 +23,11 @@ def check_name(name: str) -> None:
 def tags(name: str, shards: int) -> list[str]:
     """The hash tags of a replay's shards: its name, then name:1, name:2 and so on.
 
-    A cluster's nodes usually have ranges of slots of equal length, so tags whose slots are
-    evenly apart spread the shards evenly; a letter more is added until they are.
+    A cluster's nodes usually have ranges of slots of equal length. So each shard is given one of
+    as many equal ranges of its own: ".0", ".1" and so on is added to a tag until it lies there.
     """
-    first = _slot(name)
-    wanted = [(first + i * REDIS_CLUSTER_HASH_SLOTS // shards) for i in range(1, shards)]
-    return [name, *(_near(f"{name}:{i}", slot, shards) for i, slot in enumerate(wanted, 1))]
+    first = _part(name, shards)
+    return [name, *(_tag_in(f"{name}:{i}", (first + i) % shards, shards) for i in range(1, shards))]
 
 
 def prefix(tag: str) -> str:
@@ -42,15 +41,11 @@ def name_in(meta_key: str) -> str | None:
     return match[1] if match else None
 
 
-def _near(tag: str, slot: int, shards: int) -> str:
-    reach = REDIS_CLUSTER_HASH_SLOTS // (4 * shards)
-    for attempt in count():
-        candidate = f"{tag}.{attempt}" if attempt else tag
-        away = (_slot(candidate) - slot) % REDIS_CLUSTER_HASH_SLOTS
-        if min(away, REDIS_CLUSTER_HASH_SLOTS - away) <= reach:
-            return candidate
-    raise AssertionError("count() does not end")
+def _tag_in(tag: str, part: int, parts: int) -> str:
+    candidates = itertools.chain([tag], (f"{tag}.{i}" for i in itertools.count()))
+    return next(candidate for candidate in candidates if _part(candidate, parts) == part)
 
 
-def _slot(tag: str) -> int:
-    return key_slot(tag.encode())
+def _part(tag: str, parts: int) -> int:
+    """In which of so many equal ranges of slots a tag lies."""
+    return key_slot(tag.encode()) * parts // REDIS_CLUSTER_HASH_SLOTS
