@@ -99,7 +99,7 @@ def test_a_primary_is_killed_and_its_replica_takes_over(cluster: Cluster, name: 
 
 
 def test_who_is_refused_by_a_cluster_is_told_so(cluster: Cluster) -> None:
-    url = cluster.url.replace("://", "://nobody:secret@")
+    url = f"redis+cluster://nobody:secret@127.0.0.1:{cluster.primaries[0].port}"
     with pytest.raises(InvalidConfig, match="Redis refuses it") as refused:
         connect(url)
     assert "secret" not in str(refused.value)
