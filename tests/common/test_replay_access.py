@@ -6,23 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 import pytest
-from replay_rig import SCHEMA, make_rows
+from replay_operations import RULES, use_every_operation
+from replay_rig import SCHEMA
 from tls_front import Certificates, tls_front
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.errors import InvalidConfig, ReplayUnavailable
-from services.common.replay import ReplayProducer, ReplayStore, connect, list_replays
+from services.common.replay import ReplayStore, connect
 from services.common.replay.connection import explained
 
 PASSWORD = "p@ss:w/rd?"
-# What the README says that a user needs.
-RULES = (
-    "~tutelage:replay:*",
-    *("+evalsha", "+eval", "+hmget", "+hget", "+hset", "+hgetall", "+hvals", "+hincrby", "+exists"),
-    *("+setrange", "+getrange", "+memory|usage", "+time", "+info", "+scan", "+unlink", "+del"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +32,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]
 
 def url_for(user: str, password: str, port: int) -> str:
     return f"redis://{user}:{quote(password, safe='')}@127.0.0.1:{port}/0"
-
-
-def use_every_operation(url: str, name: str) -> None:
-    with connect(url) as client:
-        store = ReplayStore(client, name, SCHEMA, 100, shards=2)
-        ReplayProducer(store, shard=1).append(make_rows(1, range(5)))
-        shard = ReplayStore.open_existing(client, name).shards[1]
-        assert shard.tail(0, 100, sampled=3).head == 6
-        assert len(shard.sample(np.array([1])).missing) == 0
-        shard.save_priorities("s", 6, 1.0, [])
-        assert shard.load_priorities("s") is not None
-        assert shard.stats().rows == 6
-        assert list_replays(client) == [name]
-        store.remove()
-        assert list_replays(client) == []
 
 
 def test_a_user_with_the_rights_of_the_readme_can_do_everything(

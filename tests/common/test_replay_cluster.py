@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from redis.crc import key_slot
+from replay_operations import CLUSTER_RULES, RULES, use_every_operation
 from replay_rig import SCHEMA, make_rows, steps_of
 from valkey_cluster import PRIMARIES, SLOTS, Cluster, running_cluster, wait_until
 
@@ -103,6 +104,16 @@ def test_who_is_refused_by_a_cluster_is_told_so(cluster: Cluster) -> None:
     with pytest.raises(InvalidConfig, match="Redis refuses it") as refused:
         connect(url)
     assert "secret" not in str(refused.value)
+
+
+def test_a_user_with_the_rights_of_the_readme_can_do_everything(
+    cluster: Cluster, name: str
+) -> None:
+    nodes = (*cluster.primaries, *cluster.replicas)
+    for node in (node for node in nodes if node.pid):
+        rules = (*RULES, *CLUSTER_RULES)
+        node.ask("ACL", "SETUSER", "actor", "on", ">secret", *rules)
+    use_every_operation(cluster.url.replace("://", "://actor:secret@"), name)
 
 
 class Actor:
