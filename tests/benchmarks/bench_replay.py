@@ -66,19 +66,27 @@ def start_peers(peers: list[Peer], stack: ExitStack, failures: dict[str, str]) -
 
 
 def measure(url: str, folder: Path, peers: list[Peer], rounds: int) -> dict[str, Any]:
-    """Medians of all rounds: `ours` by figure, `peers` by peer and figure, and `failures`."""
+    """Medians of all rounds.
+
+    `ours` by figure, `peers` by peer and figure, `failures` by peer, and `references`: what ours
+    stands on, taken alone.
+    """
     failures: dict[str, str] = {}
     mine: dict[str, list[float]] = {}
+    references: dict[str, list[float]] = {}
     theirs: dict[str, list[Mapping[str, float]]] = {peer.name: [] for peer in peers}
     with ExitStack() as stack:
         running = start_peers(peers, stack, failures)
         ours = Ours(url)
         stack.callback(ours.close)
-        measures = {**ours.measures, "training_ratio": Training(url, folder).ratio}
+        training = Training(url, folder)
+        measures = {**ours.measures, "training_ratio": training.ratio}
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", flush=True)
             for name, take in measures.items():
                 mine.setdefault(name, []).append(take())
+            for name, take in ours.references.items():
+                references.setdefault(name, []).append(take())
             for name in [name for name in running if name not in failures]:
                 try:
                     theirs[name].append(running[name].round())
@@ -88,6 +96,10 @@ def measure(url: str, folder: Path, peers: list[Peer], rounds: int) -> dict[str,
         "ours": {name: statistics.median(values) for name, values in mine.items()},
         "peers": {name: _medians(values) for name, values in theirs.items()},
         "failures": failures,
+        "references": {
+            **{name: statistics.median(values) for name, values in references.items()},
+            "training_cpu_ratio": statistics.median(training.cpu_ratios),
+        },
         "rounds": rounds,
     }
 
@@ -117,6 +129,9 @@ def show(report: Mapping[str, Any]) -> None:
         met = value >= bound if sign == "≥" else value <= bound
         asked = f"{sign} {_number(bound)}"
         print(f"{name:<28} {_number(value):>12} {asked:>12} {'' if met else 'missed'}".rstrip())
+    print(f"\n{'for comparison, alone':<28}")
+    for name, value in report["references"].items():
+        print(f"{name:<28} {_number(value):>12}")
 
 
 def _number(value: float | None) -> str:

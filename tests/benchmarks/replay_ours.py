@@ -25,6 +25,15 @@ FRAME_BYTES = 84 * 84
 FRAME_CAPACITY = 20_000
 FRAME_STEPS = 512  # of a chunk: 64 in each of 8 lanes
 BATCH = 256
+# As little as a script can do to gather rows one by one and return them as one string.
+BARE_GATHER = """
+local bytes, rows = tonumber(ARGV[1]), {}
+for i = 1, tonumber(ARGV[2]) do
+  local at = (i * 389) % 99000 * bytes
+  rows[i] = redis.call('GETRANGE', KEYS[1], at, at + 2 * bytes - 1)
+end
+return table.concat(rows)
+"""
 
 
 class Ours:
@@ -41,6 +50,17 @@ class Ours:
         self._server()
         self._million()
         self._frames()
+        self._references()
+
+    @property
+    def references(self) -> dict[str, Callable[[], float]]:
+        """What ours stands on, alone: the least that its figures can be."""
+        return {
+            "fancy_index_256_us": lambda: _us(self._fancy_index, 2000),
+            "bare_gather_256_us": lambda: _us(self._bare_gather, 200),
+            "bare_setrange_1024_rows_per_s": lambda: 1024e6 / _us(self._bare_setrange, 400),
+            "ping_us": lambda: _us(self._client.ping, 1000),
+        }
 
     @property
     def measures(self) -> dict[str, Callable[[], float]]:
@@ -63,6 +83,21 @@ class Ours:
         for replay in (self._mirror, self._prioritized, self._remote, self._frame_mirror):
             replay.close()
         self._client.close()
+
+    def _references(self) -> None:
+        self._plain = CARTPOLE.empty(CAPACITY)
+        self._generator = np.random.default_rng(0)
+        self._client.set("bare", bytes(CAPACITY * CARTPOLE.row_bytes))
+        self._gather = self._client.register_script(BARE_GATHER)
+
+    def _fancy_index(self) -> None:
+        self._plain[self._generator.integers(CAPACITY, size=BATCH)]
+
+    def _bare_gather(self) -> None:
+        self._gather(keys=["bare"], args=[CARTPOLE.row_bytes, BATCH])
+
+    def _bare_setrange(self) -> None:
+        self._client.setrange("bare", 0, self._plain[:1024].tobytes())
 
     def _append(self) -> None:
         store = ReplayStore(self._client, "append", CARTPOLE, CAPACITY)
