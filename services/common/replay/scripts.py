@@ -4,7 +4,6 @@ The keys of one shard share a hash tag, so that they live on one node of a clust
 is as `services.common.replay.keys` makes it:
 
     tutelage:replay:{tag}:meta          hash, see below
-    tutelage:replay:{tag}:producers     hash: producer → "sequence ms", of its last chunk
     tutelage:replay:{tag}:readers       hash: reader → rows it has sampled, as last reported
     tutelage:replay:{tag}:times         hash: part of the ring, modulo → ms of its first append
     tutelage:replay:{tag}:block:<i>     string: rows_per_block packed rows of the ring
@@ -15,7 +14,9 @@ is as `services.common.replay.keys` makes it:
             head              rows ever appended; row h lives in slot h mod capacity
             inserted, sampled step rows ever appended, and rows ever sampled
             sample_rate, sample_ms    rows/s sampled of late, and when last
+            read_to           the head, as far as the learner knows that reported samples last
             waits             chunks that were told to wait
+            producer:<id>     "sequence ms" of its last chunk
             run_id            of the server that wrote last
             epoch, previous_epoch, epoch_head    see RESTART
             samples_per_insert, error_buffer, min_size    the limits, when there are any
@@ -110,9 +111,8 @@ return {m[1], m[2], m[3], m[4], m[5]}
 """
 )
 
-# KEYS[1] meta, KEYS[2] producers, KEYS[3] times
-# ARGV    id, producer, sequence number (from 1, without gaps), packed rows, steps among them,
-#         block key prefix
+# KEYS[1] meta
+# ARGV    id, producer, sequence number (from 1, without gaps), packed rows, steps among them
 # Returns {status, sequence, head, wait in ms, samples ahead}:
 #   status 0  appended
 #   status 1  this chunk was appended before; nothing was done
@@ -122,18 +122,17 @@ return {m[1], m[2], m[3], m[4], m[5]}
 APPEND = Script(
     RESTART
     + """
-local call, meta = redis.call, KEYS[1]
+local call, meta, producer = redis.call, KEYS[1], 'producer:' .. ARGV[2]
 local m = call('HMGET', meta, 'id', 'capacity', 'rows_per_block', 'row_bytes', 'head', 'run_id',
                'epoch', 'inserted', 'samples_per_insert', 'error_buffer', 'min_size', 'sampled',
-               'sample_rate')
+               'sample_rate', producer)
 if m[1] ~= ARGV[1] then return {3, 0, 0, 0, 0} end
 local capacity, per_block, row_bytes = tonumber(m[2]), tonumber(m[3]), tonumber(m[4])
 local head, inserted = tonumber(m[5]), tonumber(m[8])
 note_restart(meta, m[6], tonumber(m[7]), head)
 
 local seq, steps = tonumber(ARGV[3]), tonumber(ARGV[5])
-local last = call('HGET', KEYS[2], ARGV[2])
-last = last and tonumber(string.match(last, '%d+')) or 0
+local last = m[14] and tonumber(string.match(m[14], '%d+')) or 0
 if seq <= last then return {1, last, head, 0, 0} end
 if seq > last + 1 then return {2, last + 1, head, 0, 0} end
 local spi = tonumber(m[9] or '0')
@@ -148,7 +147,7 @@ if spi > 0 then
   end
 end
 
-local data = ARGV[4]
+local data, prefix = ARGV[4], string.sub(meta, 1, -5)
 local count = #data / row_bytes
 local done = math.max(0, count - capacity)
 while done < count do
@@ -158,7 +157,7 @@ while done < count do
   local part = data
   if n < count then part = string.sub(data, done * row_bytes + 1, (done + n) * row_bytes) end
   local begin = slot - offset
-  local key = ARGV[6] .. begin / per_block
+  local key = prefix .. 'block:' .. begin / per_block
   if offset == 0 and head + done < capacity and n < per_block then
     local size = math.min(per_block, capacity - begin) * row_bytes
     call('SETRANGE', key, size - 1, '\\0')
@@ -172,17 +171,17 @@ local part_rows = math.ceil(capacity / 64)
 local newest = math.floor((head + count - 1) / part_rows)
 local before = math.floor((head - 1) / part_rows)
 for part = math.max(before + 1, newest - 64), newest do
-  call('HSET', KEYS[3], part % 65, ms)
+  call('HSET', prefix .. 'times', part % 65, ms)
 end
-call('HSET', KEYS[2], ARGV[2], ARGV[3] .. ' ' .. ms)
-call('HSET', meta, 'head', head + count, 'inserted', inserted + steps)
+call('HSET', meta, 'head', head + count, 'inserted', inserted + steps,
+     producer, ARGV[3] .. ' ' .. ms)
 return {0, seq, head + count, 0, 0}
 """
 )
 
 # KEYS[1] meta, KEYS[2] readers
-# ARGV    first row wanted, most rows to return, block key prefix, reader,
-#         rows it sampled since its last call that was answered, and ever
+# ARGV    first row wanted, most rows to return, reader, rows it sampled since its last call that
+#         was answered, and ever
 # Returns {head, first row returned, packed rows, epoch, previous epoch, epoch_head, inserted,
 # sampled}; rows the ring has overwritten are skipped. Head is -1 when the replay is not there.
 # Reports are of totals, so that one that was lost, by a crash or with its reply, is made up for.
@@ -201,29 +200,32 @@ local epoch, restarted = note_restart(meta, m[5], tonumber(m[6]), head)
 if restarted then previous, epoch_head = tonumber(m[6]), head end
 
 local sampled = tonumber(m[10])
-local fresh, ever = tonumber(ARGV[5]), tonumber(ARGV[6])
+local fresh, ever = tonumber(ARGV[4]), tonumber(ARGV[5])
 if fresh > 0 then
-  local known = call('HGET', KEYS[2], ARGV[4])
+  local known = call('HGET', KEYS[2], ARGV[3])
   if known then fresh = math.max(0, ever - tonumber(known)) end
   sampled = sampled + fresh
   local ms = math.floor(clock() / 1000)
   local s = math.max(ms - tonumber(m[12] or ms), 1) / 1000
   local rate = tonumber(m[11] or '0')
   rate = rate + (fresh / s - rate) * (1 - math.exp(-s))
-  call('HSET', KEYS[2], ARGV[4], ARGV[6])
+  call('HSET', KEYS[2], ARGV[3], ARGV[5])
   call('HSET', meta, 'sampled', sampled, 'sample_rate', rate, 'sample_ms', ms)
 end
 
 local first = math.max(tonumber(ARGV[1]), head - capacity)
 local count = math.min(head - first, tonumber(ARGV[2]))
-local parts, done = {}, 0
+local parts, done, block = {}, 0, string.sub(meta, 1, -5) .. 'block:'
 while done < count do
   local slot = (first + done) % capacity
   local offset = slot % per_block
   local n = math.min(count - done, per_block - offset, capacity - slot)
-  parts[#parts + 1] = call('GETRANGE', ARGV[3] .. (slot - offset) / per_block,
+  parts[#parts + 1] = call('GETRANGE', block .. (slot - offset) / per_block,
                            offset * row_bytes, (offset + n) * row_bytes - 1)
   done = done + n
+end
+if fresh > 0 then
+  call('HSET', meta, 'read_to', ARGV[2] == '0' and head or first + done)
 end
 return {head, first, table.concat(parts), epoch, previous, epoch_head, tonumber(m[9]),
         sampled}
@@ -231,7 +233,7 @@ return {head, first, table.concat(parts), epoch, previous, epoch_head, tonumber(
 )
 
 # KEYS[1] meta
-# ARGV    row numbers (MessagePack array), rows wanted before each, rows after, block key prefix
+# ARGV    row numbers (MessagePack array), rows wanted before each, rows after
 # Returns {head, positions among the numbers that are not there (from 0), rows}: for each number
 # `before + 1 + after` packed rows, zeros where any of them is not there.
 # Head is -1 when the replay is not there.
@@ -246,9 +248,9 @@ local numbers, before, after = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2]), tonu
 local width = before + 1 + after
 local bytes = width * row_bytes - 1
 local low, high = math.max(head - capacity, 0) + before, head - 1 - after
-local keys, rows, gone = {}, {}, {}
+local block, keys, rows, gone = string.sub(KEYS[1], 1, -5) .. 'block:', {}, {}, {}
 for i = 0, math.floor((math.min(head, capacity) - 1) / per_block) do
-  keys[i * per_block] = ARGV[4] .. i
+  keys[i * per_block] = block .. i
 end
 
 local function in_parts(slot)
@@ -295,23 +297,22 @@ return 1
 """
 )
 
-# KEYS[1] meta, KEYS[2] producers, KEYS[3] times
-# ARGV    block key prefix
-# Returns {meta as a list of fields and values, producers' values, times as such a list, bytes of
-# memory, now in ms}; the first is empty when the replay is not there.
+# KEYS[1] meta, KEYS[2] times
+# Returns {meta as a list of fields and values, times as such a list, bytes of memory, now in ms};
+# the first is empty when the replay is not there.
 STATS = Script(
     RESTART
     + """
 local call = redis.call
 local meta = call('HGETALL', KEYS[1])
-if #meta == 0 then return {meta, {}, {}, 0, 0} end
+if #meta == 0 then return {meta, {}, 0, 0} end
 local m = call('HMGET', KEYS[1], 'capacity', 'rows_per_block', 'head')
 local rows = math.min(tonumber(m[1]), tonumber(m[3]))
-local bytes = 0
+local bytes, block = 0, string.sub(KEYS[1], 1, -5) .. 'block:'
 for i = 1, #KEYS do bytes = bytes + (call('MEMORY', 'USAGE', KEYS[i], 'SAMPLES', 0) or 0) end
 for i = 0, math.ceil(rows / tonumber(m[2])) - 1 do
-  bytes = bytes + (call('MEMORY', 'USAGE', ARGV[1] .. i) or 0)
+  bytes = bytes + (call('MEMORY', 'USAGE', block .. i) or 0)
 end
-return {meta, call('HVALS', KEYS[2]), call('HGETALL', KEYS[3]), bytes, math.floor(clock() / 1000)}
+return {meta, call('HGETALL', KEYS[2]), bytes, math.floor(clock() / 1000)}
 """
 )

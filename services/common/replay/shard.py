@@ -104,6 +104,8 @@ class ShardStats:
     oldest_age_s: since the oldest rows were appended, to a 64th of the ring; None when empty.
     rows_per_s: appended over the last 10 s or more.
     samples_per_s: as the limits reckon with, 0 when none were drawn for a minute.
+    behind: rows that the learner which reported samples last has not taken notice of; None
+        before the first did.
     epoch_head: the head when Redis was last seen to have come back; 0 if it never was.
     limits: in force.
     """
@@ -119,6 +121,7 @@ class ShardStats:
     oldest_age_s: float | None
     rows_per_s: float
     samples_per_s: float
+    behind: int | None
     epoch_head: int
     limits: Limits | None
 
@@ -143,10 +146,12 @@ class ReplayShard:
         self.name, self.schema, self.capacity = name, schema, capacity
         self._client, self._layout, self._limits = client, layout, limits
         self.prefix = keys.prefix(tag)
-        self._block = f"{self.prefix}block:"
-        self._meta, self._producers, self._readers, self._times = (
-            f"{self.prefix}{part}" for part in ("meta", "producers", "readers", "times")
+        self._meta, self._readers, self._times = (
+            f"{self.prefix}{part}" for part in ("meta", "readers", "times")
         )
+        columns = schema.dtype.fields
+        assert columns is not None
+        self._kinds = slice(columns["kind"][1], None, schema.row_bytes)
         self.rows_per_block = max(1, BLOCK_BYTES // schema.row_bytes)
         self._id = b""
         self._reader, self._sampled = uuid.uuid4().hex, 0
@@ -202,12 +207,10 @@ class ReplayShard:
                 and sending them again with the same sequence number is safe.
             StorageFull: when Redis has no room.
         """
-        steps = np.count_nonzero(self.schema.unpack(data)["kind"] == STEP)
+        steps = data[self._kinds].count(STEP)
         with explained(f"appending to replay {self.name}"):
             answer = scripts.APPEND(
-                self._client,
-                [self._meta, self._producers, self._times],
-                *(self._id, producer, sequence, data, int(steps), self._block),
+                self._client, [self._meta], self._id, producer, sequence, data, steps
             )
         return Appended(*answer)
 
@@ -228,7 +231,7 @@ class ReplayShard:
             answer = scripts.TAIL(
                 self._client,
                 [self._meta, self._readers],
-                *(first, most, self._block, self._reader, sampled, ever),
+                *(first, most, self._reader, sampled, ever),
             )
         self._sampled = ever
         return Tail(*self._there(answer))
@@ -245,9 +248,7 @@ class ReplayShard:
             ReplayDataLost: when the replay is gone from Redis.
         """
         with explained(f"sampling replay {self.name}"):
-            answer = scripts.SAMPLE(
-                self._client, [self._meta], _msgpack(numbers), before, after, self._block
-            )
+            answer = scripts.SAMPLE(self._client, [self._meta], _msgpack(numbers), before, after)
         head, missing, data = self._there(answer)
         return Sampled(head, data, np.array(missing, dtype=np.int64))
 
@@ -305,16 +306,15 @@ class ReplayShard:
             ReplayDataLost: when the replay is gone from Redis.
         """
         with explained(f"looking at replay {self.name}"):
-            answer = scripts.STATS(
-                self._client, [self._meta, self._producers, self._times], self._block
-            )
-        fields, producers, times, memory, now_ms = answer
+            answer = scripts.STATS(self._client, [self._meta, self._times])
+        fields, times, memory, now_ms = answer
         if not fields:
             raise self._gone()
         meta = {k.decode(): v for k, v in _pairs(fields).items()}
         head = int(meta["head"])
         began = self._began(head, {int(k): int(v) for k, v in _pairs(times).items()})
-        active = [p for p in producers if now_ms - int(p.split()[1]) < 1000 * _ACTIVE_S]
+        chunks = [value for key, value in meta.items() if key.startswith("producer:")]
+        active = [c for c in chunks if now_ms - int(c.split()[1]) < 1000 * _ACTIVE_S]
         sampling = now_ms - int(meta.get("sample_ms", 0)) < 1000 * _ACTIVE_S
         return ShardStats(
             rows=min(head, self.capacity),
@@ -328,6 +328,7 @@ class ReplayShard:
             oldest_age_s=(now_ms - began[0][1]) / 1000 if began else None,
             rows_per_s=_rate(head, began, now_ms),
             samples_per_s=float(meta.get("sample_rate", 0)) if sampling else 0.0,
+            behind=max(0, head - int(meta["read_to"])) if "read_to" in meta else None,
             epoch_head=int(meta["epoch_head"]),
             limits=_limits(meta),
         )
