@@ -277,9 +277,10 @@ def _facts(one: Description) -> list[tuple[str, str]]:
         ("shards", str(one.shards)),
         ("oldest row", _age(one.oldest_age_s)),
         ("appended", f"{one.rows_per_s:,.1f} rows/s of late"),
-        ("sampled", f"{_ratio(one)} a step"),
+        ("each step sampled", _ratio(one)),
         ("limits", _limits(one.limits)),
         ("waits", f"{one.waits:,} chunks were told to wait" if one.waits else ""),
+        ("learner behind", "" if one.behind is None else f"{one.behind:,} rows"),
         ("in use", _producers(one) if one.producers else "no"),
     ]
     return [(name, value) for name, value in facts if value]
@@ -300,7 +301,7 @@ def _producers(one: Description) -> str:
 
 
 def _ratio(one: Description) -> str:
-    return f"{one.sampled / one.inserted:.1f} times" if one.inserted else ""
+    return "" if one.sample_ratio is None else f"{one.sample_ratio:.1f} times"
 
 
 def _counted(counts: Counts) -> str:

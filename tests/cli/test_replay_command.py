@@ -66,9 +66,10 @@ def fill(client: redis.Redis, name: str, *, idle: bool = True) -> ReplayStore:
     for episode in range(3):
         producer.append(make_rows(episode, range(10), terminated=9))
     if idle:
-        producers = f"{store.shards[0].prefix}producers"
-        for producer_id in client.hkeys(producers):
-            client.hset(producers, producer_id, "3 1")
+        meta = f"{store.shards[0].prefix}meta"
+        for field in client.hkeys(meta):
+            if field.startswith(b"producer:"):
+                client.hset(meta, field, "3 1")
     return store
 
 

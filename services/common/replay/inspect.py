@@ -25,6 +25,7 @@ class Description:
     capacity, rows: of any kind; `inserted` and `sampled` are steps.
     appended: rows ever appended.
     bytes: of Redis's memory.
+    behind: of the shard where it is most.
     """
 
     name: str
@@ -41,7 +42,13 @@ class Description:
     oldest_age_s: float | None
     rows_per_s: float
     samples_per_s: float
+    behind: int | None
     limits: Limits | None
+
+    @property
+    def sample_ratio(self) -> float | None:
+        """How often a step was sampled on average; None before there was one."""
+        return self.sampled / self.inserted if self.inserted else None
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ def describe(store: ReplayStore) -> Description:
         oldest_age_s=max(ages, default=None),
         rows_per_s=sum(one.rows_per_s for one in stats),
         samples_per_s=sum(one.samples_per_s for one in stats),
+        behind=max((one.behind for one in stats if one.behind is not None), default=None),
         limits=stats[0].limits,
     )
 
