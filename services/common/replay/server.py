@@ -19,6 +19,7 @@ from services.common.replay.store import ReplayStore
 
 SYNC_PERIOD_S = 0.25
 FEWEST = 0.05
+MOST_TRIPS = 100
 
 
 class ServerReplay:
@@ -86,11 +87,15 @@ class ServerReplay:
             self._ration.wait(batch_size, self.sync)
         parts: list[tuple[Drawn, Rows]] = []
         missing = batch_size
-        while missing:
-            for drawn, windows in self._fetch(missing):
-                self._sampled[drawn.shard] += len(windows)
-                parts.append((drawn, windows))
-            missing = batch_size - sum(len(windows) for _, windows in parts)
+        for _ in range(MOST_TRIPS):
+            parts += self._fetch(missing)
+            missing = batch_size - sum([len(windows) for _, windows in parts])
+            if not missing:
+                break
+        else:
+            raise self._empty()
+        for drawn, windows in parts:
+            self._sampled[drawn.shard] += len(windows)
         return self._batch([d for d, _ in parts], joined([w for _, w in parts]))
 
     def update_priorities(
@@ -111,24 +116,27 @@ class ServerReplay:
         lows = [self._low(i) for i in range(len(self._heads))]
         counts = np.maximum(np.array(self._heads) - self._after - np.array(lows), 0)
         if not counts.sum():
-            raise ReplayDataLost(f"replay {self.name} holds no rows to sample")
+            raise self._empty()
         spread = 4 * np.sqrt(wanted * (1 - self._share))
         drawn = (generator.random(int((wanted + spread) / self._share) + 1) * counts.sum()).astype(
             np.int64
         )
         ends = np.cumsum(counts)
         shards = np.searchsorted(ends, drawn, side="right")
-        found, kept, seen = [], 0, 0
-        for i in np.unique(shards).tolist():
+        found, kept = [], 0
+        for i in np.flatnonzero(np.bincount(shards)).tolist():
             numbers = drawn[shards == i] - (ends[i] - counts[i]) + lows[i]
             windows, there = self._windows(i, numbers)
-            seen += len(numbers)
             kept += len(windows)
             found.append((Drawn(i, numbers[there]), windows))
+        seen = len(drawn)
         self._share = max(FEWEST, 0.9 * self._share + 0.1 * kept / seen)
         if kept <= wanted:
             return found
         return _first(found, wanted, generator)
+
+    def _empty(self) -> ReplayDataLost:
+        return ReplayDataLost(f"replay {self.name} holds no rows to sample")
 
     def _low(self, i: int) -> int:
         return max(0, self._heads[i] - self._store.shards[i].capacity) + self._before
@@ -145,30 +153,36 @@ class ServerReplay:
         return rows[there].view(self.schema.dtype).reshape(-1, width), there
 
     def _batch(self, drawn: list[Drawn], rows: Rows) -> Batch:
-        own, n = self._before, self._sampling.n_step
-        going = np.cumprod(rows["kind"][:, own : own + n] == STEP, axis=1)
-        steps = going.sum(axis=1)  # n or, where the fragment ends, fewer
+        own, gamma = self._before, np.float32(self._sampling.discount)
         first = rows[:, : own + 2]
-        reward = self._reward(first, rows["reward"][:, own])
-        factor = np.ones(len(rows), dtype=np.float32)
-        reached = first
-        for k in range(1, n):
-            factor = np.where(going[:, k], np.float32(self._sampling.discount) * factor, factor)
-            window = rows[:, k : k + own + 2]
-            earned = self._reward(window, rows["reward"][:, own + k])
-            reward = reward + np.where(going[:, k], factor * earned, np.float32(0))
-        if n > 1:
-            reached = np.stack([rows[i, s - 1 : s + own + 1] for i, s in enumerate(steps.tolist())])
-        after = np.where(reached["terminated"][:, -2], 0, self._sampling.discount)
-        discount = (factor * after).astype(np.float32)
-        return Batch(
-            self.schema, first, reached if n > 1 else None, reward, _merged(drawn), discount
-        )
+        reward = self._reward(first)
+        if self._sampling.n_step == 1:
+            discount = gamma * ~first["terminated"][:, -2]
+            return Batch(self.schema, first, None, reward, drawn, discount)
+        going = rows["kind"][:, own : own + self._sampling.n_step] == STEP
+        going = np.logical_and.accumulate(going, axis=1)  # until the fragment ends
+        factor: Floats = np.ones(len(rows), dtype=np.float32)
+        for k in range(1, self._sampling.n_step):
+            factor *= np.where(going[:, k], gamma, np.float32(1))
+            earned = self._reward(rows[:, k : k + own + 2])
+            reward = reward + np.where(going[:, k], factor * earned, 0).astype(np.float32)
+        reached = _windows_from(rows, going.sum(axis=1) - 1, own + 2)
+        discount = factor * (gamma * ~reached["terminated"][:, -2])
+        return Batch(self.schema, first, reached, reward, drawn, discount)
 
-    def _reward(self, windows: Rows, stored: Floats) -> Floats:
+    def _reward(self, windows: Rows) -> Floats:
         if self._sampling.relabel is None:
+            stored: Floats = windows["reward"][:, -2]
             return stored
-        return self._sampling.relabel.rewards(Transitions(self.schema, windows))
+        return self._sampling.relabel.rewards(Transitions(self.schema, windows.copy()))
+
+
+def _windows_from(rows: Rows, starts: Index, width: int) -> Rows:
+    """`width` rows of each (B, W) from `starts` (B,) on."""
+    raw = rows.view(f"V{rows.dtype.itemsize}").ravel()
+    where = np.arange(len(rows))[:, None] * rows.shape[1] + starts[:, None] + np.arange(width)
+    windows: Rows = raw[where].view(rows.dtype)
+    return windows
 
 
 def _first(
@@ -184,7 +198,3 @@ def _first(
         (Drawn(drawn.shard, drawn.numbers[:take]), windows[:take])
         for (drawn, windows), take in zip(found, takes, strict=True)
     ]
-
-
-def _merged(drawn: list[Drawn]) -> list[Drawn]:
-    return [d for d in drawn if len(d.numbers)]
