@@ -28,8 +28,9 @@ def replay() -> None:
     """Look at replays, check them, and take data out and in.
 
     A replay is the experience that runs collect and learn from: steps of episodes, in Redis.
-    It is named after its run, and stays when the run has ended. Its oldest rows make room for
-    new ones once it is full. These commands find the Redis of `tutelage up`, or of the data
+    It is named after its run, and stays when the run has ended. A row is a step, or a state at
+    the end of an episode or of what was appended at once; once the replay is full, the oldest
+    rows make room for new ones. These commands find the Redis of `tutelage up`, or of the data
     folder when nothing is running; --redis-url or TUTELAGE_REDIS_URL names another.
 
     \b
@@ -43,7 +44,7 @@ def replay() -> None:
     """
 
 
-@replay.command()
+@replay.command(short_help="List the replays.")
 @redis_url
 def ls(redis_url: str | None) -> None:
     """List the replays, with how much is in each.
@@ -67,7 +68,7 @@ def ls(redis_url: str | None) -> None:
     print_table(headings, [_row(one) for one in found])
 
 
-@replay.command()
+@replay.command(short_help="Show all there is to know of one.")
 @click.argument("name")
 @redis_url
 def show(name: str, redis_url: str | None) -> None:
@@ -89,7 +90,7 @@ def show(name: str, redis_url: str | None) -> None:
     print_table(("column", "type", "shape"), columns)
 
 
-@replay.command()
+@replay.command(short_help="Check every block, row and priority of one.")
 @click.argument("name")
 @redis_url
 def verify(name: str, redis_url: str | None) -> None:
@@ -116,7 +117,7 @@ def verify(name: str, redis_url: str | None) -> None:
     click.echo(f"\n{name} is sound.")
 
 
-@replay.command()
+@replay.command(short_help="Remove replays for good.")
 @click.argument("names", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also where a run is writing to it.")
@@ -154,7 +155,7 @@ def rm(names: tuple[str, ...], yes: bool, force: bool, redis_url: str | None) ->
             click.echo(f"{store.name} is removed")
 
 
-@replay.command()
+@replay.command(short_help="Write one to a Parquet file or a Minari dataset.")
 @click.argument("name")
 @click.argument("file")
 @redis_url
@@ -184,7 +185,7 @@ def export(name: str, file: str, redis_url: str | None) -> None:
     click.echo(f"{file}: {_counted(counts)}")
 
 
-@replay.command("import")
+@replay.command("import", short_help="Make one of such a file or dataset.")
 @click.argument("file")
 @click.argument("name")
 @click.option(
@@ -272,6 +273,7 @@ def _facts(one: Description) -> list[tuple[str, str]]:
     facts = [
         ("replay", one.name),
         ("rows", f"{one.rows:,} of {one.capacity:,}, {one.appended:,} ever appended"),
+        ("steps", f"{one.inserted:,} ever appended"),
         ("row", f"{one.row_bytes:,} bytes"),
         ("size", f"{_size(one.bytes)} in Redis"),
         ("shards", str(one.shards)),

@@ -69,7 +69,7 @@ def test_a_sound_replay_has_no_fault_and_says_what_was_checked(
     store.shards[0].save_priorities("default", 100, 2.0, [(0, values)])
     assert list(verify(client, store)) == [
         Check("settings"),
-        Check("4 blocks of 16 rows"),
+        Check("blocks: 4, each of up to 16 rows"),
         Check("rows up to 99: 57 steps in whole fragments"),
         Check("priorities of default"),
     ]

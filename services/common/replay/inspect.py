@@ -110,7 +110,7 @@ def _verify_shard(
         return
     head, per_block = int(meta["head"]), shard.rows_per_block
     blocks, fault = _check_blocks(client, shard, min(head, shard.capacity), per_block)
-    yield Check(f"{place}{blocks:,} blocks of {per_block:,} rows", fault)
+    yield Check(f"{place}blocks: {blocks:,}, each of up to {per_block:,} rows", fault)
     if not fault:
         yield _check_rows(schema, shard, place)
     for key in sorted(_keys(client, f"{shard.prefix}priorities:")):
