@@ -16,7 +16,7 @@ from pydantic import Field
 
 from services.cli.launcher.supervisor import Child
 from services.common.embedded_redis import answers, publish_url, server_command
-from services.common.errors import ReplayUnavailable, ResourceExhausted, Unavailable
+from services.common.errors import InvalidConfig, ReplayUnavailable, ResourceExhausted, Unavailable
 from services.common.ports import LOOPBACK, free_port, port_is_free
 from services.common.settings import PlatformSettings, Port, port_of
 
@@ -94,8 +94,8 @@ def check_redis(url: str) -> None:
             client.ping()
     except ReplayUnavailable as error:
         raise Unavailable(
-            f"the Redis that TUTELAGE_REDIS_URL names does not answer: {error.__cause__}; start it, "
-            "or unset the variable to use an embedded one"
+            f"the Redis that TUTELAGE_REDIS_URL names does not answer: {error.__cause__}; "
+            "start it, or unset the variable to use an embedded one"
         ) from None
 
 
