@@ -10,7 +10,7 @@ import numpy.typing as npt
 from services.common.errors import InvalidInput
 from services.common.replay.ring import Change, Index, Ring
 from services.common.replay.samplers import Drawn, Prioritized
-from services.common.replay.sum_tree import Doubles, SumTree, compiled, put
+from services.common.replay.sum_tree import Doubles, SumTree, prioritise
 
 Floats = npt.NDArray[np.float32]
 BLOCK_SLOTS = 1 << 16
@@ -56,11 +56,12 @@ class PrioritizedSampler:
         if not np.isfinite(given).all():
             raise InvalidInput("a priority is not a finite number; the learner has diverged")
         ring, settings = self._rings[shard], self._settings
-        greatest = _update(
+        greatest = prioritise(
             self.trees[shard].sums,
             self.trees[shard].minima,
             self.priorities[shard],
             self._dirty[shard],
+            BLOCK_SLOTS,
             np.asarray(index, dtype=np.int64),
             given,
             ring.oldest,
@@ -120,32 +121,3 @@ class PrioritizedSampler:
         slots, values = self.trees[shard].find(masses)
         weights = ((minimum / values) ** self.beta).astype(np.float32)
         return Drawn(shard, self._rings[shard].number(slots), weights)
-
-
-@compiled
-def _update(
-    sums: Doubles,
-    minima: Doubles,
-    priorities: Floats,
-    dirty: npt.NDArray[np.bool_],
-    index: Index,
-    given: Doubles,
-    oldest: int,
-    head: int,
-    alpha: float,
-    epsilon: float,
-) -> float:
-    leaves, greatest, count = len(sums) // 2, 0.0, 0
-    nodes, values = np.empty(len(index), np.int64), np.empty(len(index))
-    for i in range(len(index)):
-        slot = index[i] % len(priorities)
-        if index[i] < oldest or index[i] >= head or sums[leaves + slot] == 0:
-            continue
-        priority = abs(given[i]) + epsilon
-        greatest = max(greatest, priority)
-        priorities[slot] = priority
-        dirty[slot // BLOCK_SLOTS] = True
-        nodes[count], values[count] = leaves + slot, priority**alpha
-        count += 1
-    put(sums, minima, nodes[:count], values[:count])
-    return greatest

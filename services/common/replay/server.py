@@ -167,8 +167,8 @@ class ServerReplay:
             earned = self._reward(rows[:, k : k + own + 2])
             reward = reward + np.where(going[:, k], factor * earned, 0).astype(np.float32)
         reached = _windows_from(rows, going.sum(axis=1) - 1, own + 2)
-        discount = factor * (gamma * ~reached["terminated"][:, -2])
-        return Batch(self.schema, first, reached, reward, drawn, discount)
+        factor *= np.where(reached["terminated"][:, -2], np.float32(0), gamma)
+        return Batch(self.schema, first, reached, reward, drawn, factor)
 
     def _reward(self, windows: Rows) -> Floats:
         if self._sampling.relabel is None:

@@ -89,6 +89,50 @@ def put(sums: Doubles, minima: Doubles, nodes: Index, values: Doubles) -> None:
 
 
 @compiled
+def prioritise(
+    sums: Doubles,
+    minima: Doubles,
+    priorities: npt.NDArray[np.float32],
+    dirty: npt.NDArray[np.bool_],
+    block: int,
+    index: Index,
+    given: Doubles,
+    oldest: int,
+    head: int,
+    alpha: float,
+    epsilon: float,
+) -> float:
+    """Give rows the priorities |given| + ε, and their leaves those to the power of α.
+
+    Rows that are gone, or whose leaf is 0, are left out. Here and not with its caller, for
+    what numba keeps on disk does not notice when a function of another file has changed.
+
+    Args:
+        priorities: (capacity,) by slot, written to.
+        dirty: set for each block of so many slots that is written to.
+        index, given: (n,) row numbers, and errors.
+        oldest, head: bounds of the row numbers that are there.
+
+    Returns:
+        the greatest priority given; 0 when there was none.
+    """
+    leaves, greatest, count = len(sums) // 2, 0.0, 0
+    nodes, values = np.empty(len(index), np.int64), np.empty(len(index))
+    for i in range(len(index)):
+        slot = index[i] % len(priorities)
+        if index[i] < oldest or index[i] >= head or sums[leaves + slot] == 0:
+            continue
+        priority = abs(given[i]) + epsilon
+        greatest = max(greatest, priority)
+        priorities[slot] = priority
+        dirty[slot // block] = True
+        nodes[count], values[count] = leaves + slot, priority**alpha
+        count += 1
+    put(sums, minima, nodes[:count], values[:count])
+    return greatest
+
+
+@compiled
 def _find(sums: Doubles, masses: Doubles) -> tuple[Index, Doubles]:
     leaves = len(sums) // 2
     nodes, left_over = np.ones(len(masses), np.int64), masses.copy()
