@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 import redis
 
@@ -24,6 +25,7 @@ from services.common.ports import free_port
 
 HOME = Path(os.environ.get("TUTELAGE_PEERS") or Path.home() / ".cache" / "tutelage-peers")
 SCRIPTS = Path(__file__).parent / "replay_peers"
+SILENT_S = 300.0  # a peer that says nothing for so long is ended
 Figures = Mapping[str, float]
 
 
@@ -169,7 +171,10 @@ class PeerProcess:
 
     def _answer(self) -> Figures:
         assert self._process.stdout is not None
+        deadline = Timer(SILENT_S, self._process.kill)
+        deadline.start()
         line = self._process.stdout.readline()
+        deadline.cancel()
         if not line:
             raise PeerFailed(f"it ended: {_last_line(self._log.read_text())}")
         figures: Figures = json.loads(line)
