@@ -89,6 +89,23 @@ def test_learners_wait_for_the_first_steps_and_then_for_their_share() -> None:
     assert limits.samples_left(25, 10) == 10
 
 
+def test_a_store_whose_ring_is_too_short_for_its_limits_is_refused(
+    client: redis.Redis, name: str
+) -> None:
+    with pytest.raises(InvalidConfig, match="ring of 50 rows never holds"):
+        ReplayStore(client, name, SCHEMA, 100, shards=2, limits=Limits(1, 10, min_size=50))
+
+
+def test_a_chunk_that_never_fits_is_refused_and_does_not_wait(
+    client: redis.Redis, name: str
+) -> None:
+    store = ReplayStore(client, name, SCHEMA, 100, limits=Limits(2, 8, min_size=1))
+    writer = ReplayProducer(store)
+    with pytest.raises(InvalidConfig, match="a chunk of 6 steps moves the cursor by 12"):
+        writer.append(make_rows(1, range(6)))
+    assert writer.append(make_rows(1, range(5))) == 6
+
+
 def test_producers_wait_and_are_told_how_long_and_by_how_much(
     client: redis.Redis, name: str
 ) -> None:

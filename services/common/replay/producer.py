@@ -7,8 +7,10 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from services.common.errors import InvalidInput, ReplayBackpressure, ReplayDataLost
-from services.common.replay.schema import Rows
+from services.common.replay.schema import STEP, Rows
 from services.common.replay.shard import APPENDED, DUPLICATE, GAP, MISSING, WAIT, Appended
 from services.common.replay.store import ReplayStore
 
@@ -46,7 +48,7 @@ class ReplayProducer:
         self.shard = identity.int % len(store.shards) if shard is None else shard
         self._store, self._shard = store, store.shards[self.shard]
         self._on_wait, self._kept_s, self._room = on_wait, kept_s, kept_bytes
-        self._sequence = 0
+        self._sequence = self._longest = 0
         self._kept: deque[tuple[int, float, bytes]] = deque()
         self._pending: bytes | None = None
 
@@ -61,6 +63,7 @@ class ReplayProducer:
 
         Raises:
             InvalidInput: when the rows are of another schema, or an earlier chunk is still open.
+            InvalidConfig: when so many rows never fit within the store's limits.
             ReplayUnavailable: when Redis does not answer.
             StorageFull: when Redis has no room.
             ReplayBackpressure: when learners have not caught up in time.
@@ -68,6 +71,7 @@ class ReplayProducer:
         """
         data = self._store.schema.pack(rows)
         if self._pending is None:
+            self._check_length(rows)
             self._pending = data
             self._sequence += 1
         elif self._pending != data:
@@ -77,6 +81,13 @@ class ReplayProducer:
         self._keep(self._sequence, data)
         self._pending = None
         return head
+
+    def _check_length(self, rows: Rows) -> None:
+        limits, store = self._store.limits, self._store
+        if limits is not None and len(rows) > self._longest:
+            steps = int(np.count_nonzero(rows["kind"] == STEP))
+            limits.check(steps, 1, store.capacity, len(store.shards))
+            self._longest = len(rows)
 
     def _send(self, sequence: int, data: bytes, deadline: float) -> int:
         while True:

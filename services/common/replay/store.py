@@ -57,6 +57,7 @@ class ReplayStore:
 
     Raises:
         InvalidInput: when name, schema, capacity or shards do not fit.
+        InvalidConfig: when nothing could ever be sampled within the limits.
         ReplayUnavailable: when Redis does not answer.
     """
 
@@ -75,6 +76,8 @@ class ReplayStore:
                 f"replay capacity is {capacity} rows in {shards} shards, expected at least 1 "
                 "shard of at least 1 row"
             )
+        if limits is not None:
+            limits.check(chunk_rows=1, batch_size=1, capacity=capacity, shards=shards)
         self.client, self.name, self.schema = client, name, schema
         self.capacity, self.limits = capacity, limits
         shard = partial(ReplayShard, client, name)
