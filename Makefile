@@ -7,7 +7,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench-serve lint format type proto k8s-check clean
+.PHONY: help run demo test bench-serve bench-replay lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(VENV)/.dev ## All tests
 
 bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s, p50, p99
 	@$(BIN)/python tests/benchmarks/bench_serve.py
+
+bench-replay: $(VENV)/.dev ## The replay beside others (installed on demand): rows/s, µs a batch
+	@$(BIN)/python tests/benchmarks/bench_replay.py
 
 lint: $(VENV)/.dev ## ruff and the import layers
 	@$(BIN)/ruff check .

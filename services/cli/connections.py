@@ -9,14 +9,18 @@ A service that is not there is said in a line that tells what to do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import grpc
 
-from services.common.errors import Unavailable
+from services.common.errors import NotFound, Unavailable
 from services.common.settings import PlatformSettings, load
 from tutelage import Client, FeedbackClient, TrainingClient
 from tutelage import errors as client_errors
+
+if TYPE_CHECKING:
+    from services.common.replay.connection import Client as RedisClient
 
 
 @contextmanager
@@ -53,6 +57,46 @@ def feedback() -> Iterator[FeedbackClient]:
     address = load(PlatformSettings).feedback_address
     with explain_silence("feedback service", address), FeedbackClient(address) as client:
         yield client
+
+
+@contextmanager
+def replays(redis_url: str | None, *, create: bool = False) -> Iterator[RedisClient]:
+    """The Redis of the replays: the one named, else that of the data folder.
+
+    That is the embedded server of `tutelage up` or of a run while one has the folder, and
+    otherwise one that is started on it for as long as the block lasts.
+
+    Args:
+        create: start a server also where the folder holds no replays yet.
+
+    Raises:
+        NotFound: when no Redis is named and the folder has never had one.
+        Unavailable: when the folder is in use without a server in it.
+    """
+    from services.cli.launcher.data_folder import claimed, is_claimed
+    from services.common.embedded_redis import EmbeddedRedis, published_url
+    from services.common.replay import connect
+
+    settings = load(PlatformSettings)
+    folder = settings.data_dir / "redis"
+    url = redis_url or settings.redis_url
+    with ExitStack() as stack:
+        if url is None and is_claimed(settings.data_dir):
+            url = published_url(folder)
+            if url is None:
+                raise Unavailable(
+                    f"what runs on {settings.data_dir} has no Redis in it; say where its replays "
+                    "are with --redis-url"
+                )
+        elif url is None:
+            if not create and not folder.is_dir():
+                raise NotFound(
+                    f"no replays: there is no {folder}, and no Redis is named; train first, or "
+                    "say where they are with --redis-url or TUTELAGE_REDIS_URL"
+                )
+            stack.enter_context(claimed(settings.data_dir))
+            url = stack.enter_context(EmbeddedRedis(folder)).url
+        yield stack.enter_context(connect(url))
 
 
 @contextmanager

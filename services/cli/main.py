@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("services.cli.train", "train", "Train a policy in this terminal."),
     "label": ("services.cli.label", "label", "Have a scripted teacher label pairs."),
     "runs": ("services.cli.runs", "runs", "List, watch, stop and resume training runs."),
+    "replay": ("services.cli.replay", "replay", "Look at replays, check them, export and import."),
     "policies": ("services.cli.policies", "policies", "List policies and their versions."),
     "act": ("services.cli.act", "act", "Ask a policy what to do in a state."),
     "table": ("services.cli.table", "table", "Show the action values of every state."),

@@ -11,18 +11,19 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.common.durable import explain_full_disk
+from services.common.durable import explain_full_disk, write_atomically
 from services.common.errors import PreconditionFailed, ResourceExhausted, Unavailable
 from services.common.leash import leashed
 from services.common.ports import LOOPBACK, free_port, port_is_free
 
 READY_TIMEOUT_S = 120.0  # loading a large append-only file takes a while
 STOP_TIMEOUT_S = 10.0
+URL_FILE = "url"
 _POLL_S = 0.02
 _ANSWER_TIMEOUT_S = 1.0
 
@@ -52,12 +53,15 @@ def find_server() -> Path:
     )
 
 
-def server_command(folder: Path, port: int, log_file: Path | None = None) -> list[str]:
+def server_command(
+    folder: Path, port: int, log_file: Path | None = None, more: Mapping[str, str] | None = None
+) -> list[str]:
     """The command line of a durable server on the loopback address.
 
     Args:
         folder: where its append-only file is kept.
         log_file: where it logs. Default: standard output.
+        more: further options of the server, or others than those here.
     """
     options = {
         "bind": LOOPBACK,
@@ -69,8 +73,26 @@ def server_command(folder: Path, port: int, log_file: Path | None = None) -> lis
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        **(more or {}),
     }
     return [str(find_server()), *(part for k, v in options.items() for part in (f"--{k}", v))]
+
+
+def publish_url(folder: Path, port: int) -> None:
+    """Leave word, beside the data, of where their server listens.
+
+    Raises:
+        StorageFull: when the disk is full.
+    """
+    write_atomically(folder / URL_FILE, f"redis://{LOOPBACK}:{port}/0\n".encode())
+
+
+def published_url(folder: Path) -> str | None:
+    """Where the server of these data listens, if it still runs; None when none ever did."""
+    try:
+        return (folder / URL_FILE).read_text().strip()
+    except OSError:
+        return None
 
 
 def answers(port: int) -> bool:
@@ -94,10 +116,13 @@ class EmbeddedRedis:
     Args:
         folder: where data and log are kept; made when missing.
         port: where it listens. Default 0: a free one.
+        options: of the server, such as {"appendfsync": "always"}.
     """
 
-    def __init__(self, folder: Path | str, port: int = 0) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: Path | str, port: int = 0, options: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self.options = Path(folder), options
         self.port = port or free_port()
         self.log_file = self.folder / "valkey.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -129,7 +154,7 @@ class EmbeddedRedis:
         with explain_full_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            leashed(server_command(self.folder, self.port, self.log_file)),
+            leashed(server_command(self.folder, self.port, self.log_file, self.options)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -137,6 +162,7 @@ class EmbeddedRedis:
         )
         try:
             self._wait_until_ready(self._process)
+            publish_url(self.folder, self.port)
         except BaseException:
             self.stop()
             raise

@@ -26,7 +26,8 @@ class PlatformSettings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="Folder of all that must survive a restart.")
     redis_url: str | None = Field(
         None,
-        description="redis://… or rediss://… of the replay. `tutelage up` embeds one if unset.",
+        description="redis://…, rediss://… or redis+cluster://… of the replay. "
+        "`tutelage up` embeds one if unset.",
     )
     policy_repository: str | None = Field(
         None, description="fsspec URL of the policy repository. Default: policies/ in data_dir."

@@ -10,8 +10,10 @@ import signal
 import sys
 
 import structlog
+from prometheus_client import REGISTRY
 
 from services.common.errors import TutelageError
+from services.common.replay.metrics import ReplayCollector
 from services.common.server import ServerOptions, Service, run_service
 from services.common.settings import load, port_of
 from services.common.telemetry import configure_logging, serve_metrics
@@ -91,6 +93,7 @@ def main() -> None:
             run_one(settings, sys.argv[2])
             return
         if settings.trainer_metrics_port:
+            REGISTRY.register(ReplayCollector(lambda: settings.resources().redis))
             serve_metrics(settings.trainer_metrics_port, settings.host)
         asyncio.run(serve(settings))
     except TutelageError as error:

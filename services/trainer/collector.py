@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
+from services.common.replay.fragments import FragmentBuilder
 from services.common.replay.schema import ReplaySchema, Rows
 
 Array = npt.NDArray[Any]
@@ -53,6 +54,7 @@ class Collector:
     ) -> None:
         self._envs, self._schema = envs, schema
         count = envs.num_envs
+        self._builder = FragmentBuilder(schema, count)
         self.observations: Array = envs.reset(seed=seed)[0]
         self._ended = np.zeros(count, dtype=bool)
         self._steps = np.zeros(count, dtype=np.int64)
@@ -60,25 +62,35 @@ class Collector:
         self._episode_ids = first_episode + np.arange(count)
         self.next_episode = first_episode + count
 
-    def step(self, act: Act, policy_version: int = 0) -> tuple[Rows, list[Episode]]:
+    @property
+    def held(self) -> int:
+        """Steps taken since the last `take`."""
+        return self._builder.steps
+
+    def take(self) -> Rows:
+        """The steps since the last time, as whole fragments."""
+        return self._builder.take()
+
+    def step(self, act: Act, policy_version: int = 0) -> tuple[int, list[Episode]]:
         """One step of each environment.
 
         Returns:
-            the transitions, at most N (an environment that is being reset has none), and the
-            episodes that ended.
+            how many steps were taken, at most N (an environment that is being reset takes
+            none), and the episodes that ended.
         """
         choice = act(self.observations)
         following, rewards, terminated, truncated, _ = self._envs.step(choice.actions)
         live = ~self._ended
-        rows = self._schema.empty(len(live))
-        rows["observation"] = self.observations
+        rows, reached = self._schema.empty(len(live)), self._schema.empty(len(live))
+        self._schema.set_observation(rows, self.observations)
+        self._schema.set_observation(reached, following)
         rows["action"] = choice.actions
         rows["reward"] = rewards
         rows["terminated"], rows["truncated"] = terminated, truncated
-        rows["next_observation"] = following
         rows["episode_id"], rows["step"] = self._episode_ids, self._steps
         rows["policy_version"] = policy_version
         rows["log_probability"] = choice.log_probabilities
+        self._builder.add(rows, reached, live)
         self._returns[live] += rewards[live]
         self._steps[live] += 1
         ended = live & (terminated | truncated)
@@ -88,7 +100,7 @@ class Collector:
         self._begin_episodes(np.flatnonzero(ended))
         self._ended = ended
         self.observations = following
-        return rows[live], episodes
+        return int(live.sum()), episodes
 
     def _begin_episodes(self, which: npt.NDArray[np.intp]) -> None:
         self._returns[which] = 0

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from services.common.replay import ReplayMirror
+from services.common.replay.local import LocalReplay
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.q_learner import QLearner
 from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
@@ -21,7 +21,7 @@ class Learning(Protocol):
         """What is improved."""
         ...
 
-    def take(self, new_rows: int, mirror: ReplayMirror) -> dict[str, float]:
+    def take(self, new_rows: int, replay: LocalReplay) -> dict[str, float]:
         """Learn as much as that many new rows allow; the figures of the updates, if any."""
         ...
 
@@ -37,23 +37,18 @@ class Learning(Protocol):
 class UniformReplay:
     """An update on a uniformly drawn batch for every so many rows."""
 
-    def __init__(
-        self, learner: DQNLearner, config: DQNConfig, generator: np.random.Generator
-    ) -> None:
+    def __init__(self, learner: DQNLearner, config: DQNConfig) -> None:
         self.learner = learner
-        self._config, self._generator = config, generator
+        self._config = config
         self._due = 0.0
 
-    def take(self, new_rows: int, mirror: ReplayMirror) -> dict[str, float]:
+    def take(self, new_rows: int, replay: LocalReplay) -> dict[str, float]:
         """See `Learning`."""
         config, figures = self._config, dict[str, float]()
         self._due += new_rows / config.env_steps_per_update
         while self._due >= 1:
             self._due -= 1
-            batch = mirror.sample_n_step(
-                config.batch_size, self._generator, config.n_step, config.discount
-            )
-            figures = self.learner.update(batch) or figures
+            figures = self.learner.update(replay.sample(config.batch_size)) or figures
         return figures
 
     def state(self) -> dict[str, Any]:
@@ -78,13 +73,13 @@ class NewestWindow:
         self._config, self._generator = config, generator
         self._new = 0
 
-    def take(self, new_rows: int, mirror: ReplayMirror) -> dict[str, float]:
+    def take(self, new_rows: int, replay: LocalReplay) -> dict[str, float]:
         """See `Learning`."""
         self._new += new_rows
         if self._new < self._config.refresh_rows:
             return {}
         self._new = 0
-        return self.learner.learn(mirror.newest(self._config.window_rows), self._generator)
+        return self.learner.learn(replay.newest(self._config.window_rows), self._generator)
 
     def state(self) -> dict[str, Any]:
         """See `Learning`."""

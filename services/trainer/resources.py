@@ -7,10 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import redis
-
 from services.common.registry import PolicyRegistry
 from services.common.replay import connect
+from services.common.replay.connection import Client
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +34,7 @@ class Resources:
     git_commit: str = ""
 
     @cached_property
-    def redis(self) -> redis.Redis:
+    def redis(self) -> Client:
         """A client of the replay's Redis, connected on first use."""
         return connect(self.redis_url)
 

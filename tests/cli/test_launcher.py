@@ -245,6 +245,8 @@ def test_a_redis_url_that_is_none_is_said() -> None:
         check_redis("localhost:6379")
     with pytest.raises(Unavailable):
         check_redis(f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(Unavailable, match="names does not answer"):
+        check_redis(f"redis+cluster://127.0.0.1:{free_port()}")
 
 
 def test_two_services_that_want_one_port_are_named() -> None:

@@ -1,139 +1,279 @@
-"""The learner's copy: what it copies, what it samples, and how it notices what changed."""
+"""The learner's copy: what it copies, how it notices what changed, and what it must not miss."""
 
 from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
-from replay_rig import SCHEMA, interleave, make_rows
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from replay_oracle import Actor
+from replay_rig import SCHEMA, make_rows
 
-from services.common.errors import ReplayDataLost
-from services.common.replay import ReplayMirror, ReplayProducer, ReplayStore, mirror
-from services.common.replay.schema import Rows
+from services.common.embedded_redis import EmbeddedRedis
+from services.common.errors import ReplayDataLost, ReplayUnavailable
+from services.common.replay import (
+    Limits,
+    MemoryReplay,
+    MirrorReplay,
+    Prioritized,
+    ReplayProducer,
+    ReplaySchema,
+    ReplayStore,
+    Sampling,
+    connect,
+    mirror,
+    ration,
+)
+from services.common.replay.local import LocalReplay
+from services.common.replay.samplers import Drawn
+from services.common.replay.shard import Appended, ReplayShard
+
+STACKED = ReplaySchema.transitions((1,), "float32", stack=3)
 
 
-def steps_of(copy: ReplayMirror) -> set[int]:
-    """Every step that is sampled; 500 draws miss one of 10 rows once in 10²² times."""
-    return set(copy.sample(500, np.random.default_rng(0))["step"].tolist())
+def sampling(**options: object) -> Sampling:
+    return Sampling(np.random.default_rng(0), **options)
+
+
+def mirrored(client: redis.Redis, name: str, capacity: int, **options: object) -> MirrorReplay:
+    return MirrorReplay(ReplayStore(client, name, SCHEMA, capacity), sampling(**options))
+
+
+def steps_of(replay: LocalReplay) -> list[int]:
+    """The steps that can be sampled."""
+    return replay.newest(1000).rows["step"].tolist()
+
+
+def assert_same(copy: LocalReplay, expected: LocalReplay) -> None:
+    """All that can be sampled is the same, with what is reached by several steps."""
+    assert (copy.head, copy.size) == (expected.head, expected.size)
+    numbers = expected._rings[0].steps
+    np.testing.assert_array_equal(copy._rings[0].steps, numbers)
+    if len(numbers):
+        one, two = (replay._part(Drawn(0, numbers)) for replay in (copy, expected))
+        np.testing.assert_array_equal(one.windows, two.windows)
+        np.testing.assert_array_equal(one.reached, two.reached)
+        np.testing.assert_array_equal(one.reward, two.reward)
 
 
 def test_copies_what_came_since_the_last_time(client: redis.Redis, name: str) -> None:
-    store = ReplayStore(client, name, SCHEMA, 10)
-    writer, copy = ReplayProducer(store), ReplayMirror(store)
+    copy = mirrored(client, name, 20)
     assert copy.sync() == 0
-    writer.append(make_rows(1, range(3)))
+    copy.append(make_rows(1, range(3)))
+    assert copy.size == 0
+    assert copy.sync() == 4
+    copy.append(make_rows(1, range(3, 5)))
     assert copy.sync() == 3
-    writer.append(make_rows(1, range(3, 5)))
-    assert copy.sync() == 2
     assert copy.sync() == 0
-    assert (copy.head, copy.size) == (5, 5)
-    assert steps_of(copy) == set(range(5))
-
-
-def test_what_the_ring_overwrote_is_no_longer_sampled(client: redis.Redis, name: str) -> None:
-    store = ReplayStore(client, name, SCHEMA, 4)
-    writer, copy = ReplayProducer(store), ReplayMirror(store)
-    for start in (0, 3):
-        writer.append(make_rows(1, range(start, start + 3)))
-        copy.sync()
-    assert (copy.head, copy.size) == (6, 4)
-    assert steps_of(copy) == {2, 3, 4, 5}
+    assert (copy.head, copy.size) == (7, 5)
+    assert steps_of(copy) == [0, 1, 2, 3, 4]
 
 
 def test_a_mirror_that_was_lapped_goes_on_from_what_is_there(
     client: redis.Redis, name: str
 ) -> None:
-    store = ReplayStore(client, name, SCHEMA, 4)
-    writer, copy = ReplayProducer(store), ReplayMirror(store)
-    writer.append(make_rows(1, range(3)))
+    copy = mirrored(client, name, 8)
+    copy.append(make_rows(1, range(3)))
     copy.sync()
     for start in range(3, 15, 3):
-        writer.append(make_rows(1, range(start, start + 3)))
-    assert copy.sync() == 4
-    assert (copy.head, copy.size) == (15, 4)
-    assert steps_of(copy) == {11, 12, 13, 14}
-
-
-def test_a_long_replay_is_copied_in_several_trips(
-    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror, "ROWS_A_TRIP", 3)
-    store = ReplayStore(client, name, SCHEMA, 10)
-    ReplayProducer(store).append(make_rows(1, range(8)))
-    copy = ReplayMirror(store)
+        copy.append(make_rows(1, range(start, start + 3)))
     assert copy.sync() == 8
-    assert steps_of(copy) == set(range(8))
-    batch = copy.sample_n_step(100, np.random.default_rng(0), n=8, discount=1.0)
-    np.testing.assert_array_equal(batch.next_observation[:, 0], 108)
+    assert (copy.head, copy.size) == (20, 6)
+    assert steps_of(copy) == [9, 10, 11, 12, 13, 14]
 
 
-def test_a_replay_with_less_than_it_had_is_copied_anew(client: redis.Redis, name: str) -> None:
-    store = ReplayStore(client, name, SCHEMA, 10)
-    copy = ReplayMirror(store)
-    ReplayProducer(store).append(make_rows(1, range(6)))
+@pytest.mark.parametrize("trip", [1, 3, 7])
+def test_a_long_replay_is_copied_in_several_trips(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch, trip: int
+) -> None:
+    monkeypatch.setattr(mirror, "ROWS_A_TRIP", trip)
+    copy, expected = (
+        mirrored(client, name, 40, n_step=9),
+        MemoryReplay(SCHEMA, 40, sampling(n_step=9)),
+    )
+    for start, end in ((0, 2), (2, 8), (8, 9), (9, 20)):
+        for replay in (copy, expected):
+            replay.append(make_rows(1, range(start, end)))
     copy.sync()
-    store.remove()
-    store.open()
-    ReplayProducer(store).append(make_rows(2, range(6, 9)))
-    assert copy.sync() == 3
-    assert (copy.head, copy.size) == (3, 3)
-    assert steps_of(copy) == {6, 7, 8}
+    assert_same(copy, expected)
+
+
+def test_a_replay_that_was_made_anew_is_copied_anew(client: redis.Redis, name: str) -> None:
+    copy = mirrored(client, name, 20)
+    copy.append(make_rows(1, range(6)))
+    copy.sync()
+    copy._store.remove()
+    fresh = ReplayStore(client, name, SCHEMA, 20)
+    ReplayProducer(fresh).append(make_rows(2, range(6, 16)))
+    copy.sync()
+    assert steps_of(copy) == list(range(6, 16))
 
 
 def test_a_replay_that_is_gone_is_said(client: redis.Redis, name: str) -> None:
-    store = ReplayStore(client, name, SCHEMA, 10)
-    copy = ReplayMirror(store)
-    store.remove()
+    copy = mirrored(client, name, 10)
+    copy._store.remove()
     with pytest.raises(ReplayDataLost, match="no longer in Redis"):
         copy.sync()
 
 
-def test_nothing_can_be_sampled_from_nothing(client: redis.Redis, name: str) -> None:
-    copy = ReplayMirror(ReplayStore(client, name, SCHEMA, 10))
-    with pytest.raises(ReplayDataLost, match=f"replay {name} holds no rows"):
-        copy.sample(1, np.random.default_rng(0))
+def test_a_learner_waits_for_the_limits_and_says_for_what(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(samples_per_insert=2, error_buffer=20, min_size=4)
+    copy = MirrorReplay(ReplayStore(client, name, SCHEMA, 100, limits=limits), sampling())
+    copy.append(make_rows(1, range(3)))
+    monkeypatch.setattr(ration, "TIMEOUT_S", 0.05)
+    with pytest.raises(ReplayUnavailable, match=r"allow 0 samples after 3 steps, a batch is 10"):
+        copy.sample(10)
+    monkeypatch.setattr(ration, "TIMEOUT_S", 60.0)
+    late = threading.Timer(0.2, lambda: late_writer.append(make_rows(2, range(3))))
+    with connect_again(client) as other:
+        late_writer = ReplayProducer(ReplayStore(other, name, SCHEMA, 100))
+        late.start()
+        assert len(copy.sample(10)) == 10
+        late.join()
+    copy.sync()
+    assert copy._store.shards[0].tail(0, 0).sampled == 10
 
 
-def test_rewards_are_relabelled_once_and_only_here(client: redis.Redis, name: str) -> None:
-    asked: list[int] = []
+@contextlib.contextmanager
+def connect_again(client: redis.Redis) -> Iterator[redis.Redis]:
+    options = client.get_connection_kwargs()
+    with connect(f"redis://{options['host']}:{options['port']}/0") as other:
+        yield other
 
-    def negate(rows: Rows) -> np.ndarray:
-        asked.extend(rows["step"].tolist())
-        return -rows["reward"]
 
-    store = ReplayStore(client, name, SCHEMA, 4)
-    writer, copy = ReplayProducer(store), ReplayMirror(store, negate)
-    for start in (0, 3):
-        writer.append(make_rows(1, range(start, start + 3)))
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """Things that happen: (what, which actor, how its steps end)."""
+    kinds = st.sampled_from(["append", "append", "append", "lose reply", "sync", "reopen"])
+    end = st.sampled_from(["", "", "", "terminated", "truncated"])
+    steps = st.lists(st.tuples(end, end), min_size=1, max_size=9)
+    return draw(st.lists(st.tuples(kinds, st.integers(0, 2), steps), min_size=1, max_size=20))
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, STACKED])
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(events=histories())
+def test_whatever_producers_do_the_mirror_holds_what_memory_would(
+    client: redis.Redis, schema: ReplaySchema, events: list[tuple[str, int, list[tuple[str, str]]]]
+) -> None:
+    store = ReplayStore(client, f"mirror-{uuid.uuid4().hex}", schema, 31)
+    producers = [ReplayProducer(store) for _ in range(3)]
+    actors = [Actor(schema, number) for number in range(3)]
+    copy = MirrorReplay(store, sampling(n_step=3))
+    expected = MemoryReplay(schema, 31, sampling(n_step=3))
+    for what, who, ends in events:
+        if what == "sync":
+            copy.sync()
+        elif what == "reopen":
+            copy = MirrorReplay(store, sampling(n_step=3))
+        else:
+            rows = actors[who].chunk(ends)
+            if what == "lose reply":
+                with lost_reply(store.shards[0]), contextlib.suppress(ReplayUnavailable):
+                    producers[who].append(rows)
+            producers[who].append(rows)
+            expected.append(rows)
+    copy.sync()
+    fresh = MirrorReplay(store, sampling(n_step=3))
+    fresh.sync()
+    for found in (copy, fresh):
+        assert_same(found, expected)
+    store.remove()
+
+
+@contextlib.contextmanager
+def lost_reply(shard: ReplayShard) -> Iterator[None]:
+    """Appends, and then loses the reply."""
+    real = shard.append
+
+    def append(producer: str, sequence: int, data: bytes) -> Appended:
+        real(producer, sequence, data)
+        raise ReplayUnavailable("the reply was lost")
+
+    shard.append = append
+    yield
+    shard.append = real
+
+
+def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as valkey, connect(valkey.url) as client:
+        copy = mirrored(client, "restarted", 100, sampler=Prioritized())
+        copy.append(make_rows(1, range(5)))
+        (log,) = (valkey.folder / "appendonlydir").glob("*.incr.aof")
+        length = log.stat().st_size
+        copy.append(make_rows(1, range(5, 9)))
         copy.sync()
-    assert asked == list(range(6))
-    rows = copy.sample(100, np.random.default_rng(0))
-    np.testing.assert_array_equal(rows["reward"], -(rows["step"] + 1.0))
-    assert SCHEMA.unpack(store.tail(0, 4)[2])["reward"].tolist() == [3, 4, 5, 6]
+        assert steps_of(copy) == list(range(9))
+        valkey.kill()
+        with log.open("r+b") as file:
+            file.truncate(length)
+        valkey.start()
+        other = ReplayProducer(ReplayStore(client, "restarted", SCHEMA, 100))
+        other.append(make_rows(7, range(20, 23)))
+        copy.sync()
+        assert steps_of(copy) == [0, 1, 2, 3, 4, 20, 21, 22]
+        copy.append(make_rows(1, range(9, 10)))  # the producer sends again what was lost
+        copy.sync()
+        assert steps_of(copy) == [0, 1, 2, 3, 4, 20, 21, 22, 5, 6, 7, 8, 9]
+        assert copy._prioritized.trees[0].total == pytest.approx(13)
+        assert copy.newest(100).successor.tolist() == [1, 2, 3, 4, 8, 6, 7, -1, 9, 10, 11, 12, -1]
 
 
-def test_the_newest_rows_come_with_the_links_between_them(client: redis.Redis, name: str) -> None:
-    # Appended: a0 b0 a1 b1 a2 b2 a3 b3, of which b2 is the last of its episode; a ring of 6.
-    store = ReplayStore(client, name, SCHEMA, 6)
-    writer, copy = ReplayProducer(store), ReplayMirror(store)
-    first, second = make_rows(1, range(4)), make_rows(2, range(3), truncated=2)
-    writer.append(interleave(first[:3], second))
-    copy.sync()
-    writer.append(np.concatenate([first[3:], make_rows(3, [0])]))
-    copy.sync()
-    window = copy.newest(4)
-    assert window.rows["episode_id"].tolist() == [1, 2, 1, 3]
-    assert window.rows["step"].tolist() == [2, 2, 3, 0]
-    assert window.successor.tolist() == [2, -1, -1, -1]
-    assert copy.newest(100).rows["step"].tolist() == [1, 1, 2, 2, 3, 0]
-    assert copy.newest(100).successor.tolist() == [2, 3, 4, -1, -1, -1]
+LEARNER = """
+    import sys
+    import numpy as np
+    from services.common.replay import Prioritized, connect, open_replay
+    from services.common.replay.schema import ReplaySchema
+
+    schema = ReplaySchema.transitions((1,), "float32")
+    with connect(sys.argv[1]) as client:
+        replay = open_replay(
+            client, sys.argv[2], schema, 100,
+            generator=np.random.default_rng(0), sampler=Prioritized(alpha=1.0),
+        )
+        for i in range(1 << 30):
+            batch = replay.sample(16)
+            replay.update_priorities(batch.index, 1.0 + batch.index)
+            if i % 50 == 49:
+                replay.checkpoint()
+                print(i, flush=True)
+"""
 
 
-def test_the_same_generator_draws_the_same_rows(client: redis.Redis, name: str) -> None:
+def test_a_learner_killed_while_it_learns_finds_rows_and_priorities(
+    shared_valkey: EmbeddedRedis, client: redis.Redis, name: str
+) -> None:
     store = ReplayStore(client, name, SCHEMA, 100)
-    ReplayProducer(store).append(make_rows(1, range(50)))
-    copies = ReplayMirror(store), ReplayMirror(store)
-    for copy in copies:
-        copy.sync()
-    one, two = (copy.sample(20, np.random.default_rng(7)) for copy in copies)
-    np.testing.assert_array_equal(one, two)
+    ReplayProducer(store).append(make_rows(1, range(40)))
+    command = [sys.executable, "-c", textwrap.dedent(LEARNER), shared_valkey.url, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as learner:
+        assert learner.stdout is not None
+        for _ in range(3):
+            assert learner.stdout.readline()
+        learner.send_signal(signal.SIGKILL)
+    copy = MirrorReplay(store, sampling(sampler=Prioritized(alpha=1.0)))
+    copy.sync()
+    assert copy.size == 40
+    values = copy._prioritized.trees[0].values[:40]
+    numbers = np.arange(40)
+    learnt = values == (1 + numbers + 1e-6).astype(np.float32)
+    assert learnt.sum() > 30
+    assert set(values[~learnt].tolist()) <= {1.0}  # never drawn: as when they came

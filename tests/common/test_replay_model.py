@@ -1,114 +1,185 @@
-"""Producers, store and mirror against a list in memory, in every order hypothesis thinks of."""
+"""Sampling against a plain list, whatever comes in whatever order hypothesis thinks of."""
 
 from __future__ import annotations
 
-import contextlib
-import uuid
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import redis
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
-from replay_rig import SCHEMA, make_rows
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from replay_oracle import Actor, Oracle
 
-from services.common.errors import ReplayUnavailable
-from services.common.replay import ReplayMirror, ReplayProducer, ReplayStore
-from services.common.replay.schema import Rows
-from services.common.replay.successors import NONE
+from services.common.replay import MemoryReplay, Prioritized, Sampling, Transitions
+from services.common.replay.samplers import Drawn
+from services.common.replay.schema import Field, ReplaySchema, Rows
 
-CAPACITY = 13
-EPISODE_STEPS = 9
-
-
-class Flaky(ReplayStore):
-    """Appends, and then may lose the reply."""
-
-    lose_reply = False
-
-    def append(self, producer: str, sequence: int, rows: bytes) -> tuple[int, int, int]:
-        answer = super().append(producer, sequence, rows)
-        if self.lose_reply:
-            self.lose_reply = False
-            raise ReplayUnavailable("the reply was lost")
-        return answer
+CAPACITY, DISCOUNT = 23, 0.5
+ENDS = st.sampled_from(["", "", "", "", "terminated", "truncated"])
+CHUNKS = st.lists(st.tuples(ENDS, ENDS), min_size=1, max_size=12)
+ACTION = Field("action", "int32")
+SCHEMAS = [
+    ReplaySchema.transitions((1,), "float32"),
+    ReplaySchema((Field("observation", "float32", (1,), 3, "first"),), ACTION),
+    ReplaySchema((Field("observation", "float32", (1,), 4, "zero"),), ACTION),
+]
 
 
-@dataclass
-class Actor:
-    """Steps two environments in turn; each episode has EPISODE_STEPS steps."""
+class Doubled:
+    """Twice the reward and a thousand a version."""
 
-    producer: ReplayProducer
-    number: int
-    taken: int = 0
-    episodes: list[int] = field(default_factory=lambda: [0, 0])
+    version = 0
 
-    def rows(self, count: int) -> Rows:
-        """The next `count` rows; episode ids are different for each actor and environment."""
-        return np.concatenate([self._row() for _ in range(count)])
-
-    def _row(self) -> Rows:
-        environment, turn = self.taken % 2, self.taken // 2
-        self.taken += 1
-        episode, step = divmod(turn, EPISODE_STEPS)
-        episode_id = 1000 * self.number + 100 * environment + episode
-        last = EPISODE_STEPS - 1
-        ends = {"terminated": last} if environment else {"truncated": last}
-        return make_rows(episode_id, [step], **ends)
+    def rewards(self, transitions: Transitions) -> np.ndarray:
+        return 2 * transitions.reward + 1000 * self.version
 
 
-@st.composite
-def histories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
-    """Things that happen: (what, which actor, how many rows)."""
-    kinds = st.sampled_from(["append", "append", "append", "lose reply", "sync"])
-    event = st.tuples(kinds, st.integers(0, 2), st.integers(1, CAPACITY + 4))
-    return draw(st.lists(event, min_size=1, max_size=25))
+class ReplayMachine(RuleBasedStateMachine):
+    """Actors append; chunks may be lost with a restart and come again in another order."""
+
+    @initialize(
+        schema=st.sampled_from(SCHEMAS),
+        n_step=st.integers(1, 4),
+        prioritized=st.booleans(),
+        relabel=st.booleans(),
+    )
+    def begin(self, schema: ReplaySchema, n_step: int, prioritized: bool, relabel: bool) -> None:
+        self.relabel = Doubled() if relabel else None
+        sampler: dict[str, Any] = {"sampler": Prioritized(alpha=0.5)} if prioritized else {}
+        sampling = Sampling(
+            np.random.default_rng(0),
+            n_step=n_step,
+            discount=DISCOUNT,
+            relabel=self.relabel,
+            **sampler,
+        )
+        self.n_step = n_step
+        self.replay = MemoryReplay(schema, CAPACITY, sampling)
+        self.oracle = Oracle(schema, CAPACITY)
+        self.actors = [Actor(schema, number) for number in range(3)]
+        self.starts: list[int] = []  # of the chunks
+        self.priorities: dict[int, float] = {}
+        self.maximum = 1.0
+
+    @rule(who=st.integers(0, 2), ends=CHUNKS)
+    def append(self, who: int, ends: list[tuple[str, str]]) -> None:
+        self._append(self.actors[who].chunk(ends))
+
+    def _append(self, chunk: Rows) -> None:
+        self.starts.append(self.oracle.head)
+        self.oracle.append(chunk)
+        assert self.replay.append(chunk) == self.oracle.head
+        for number in range(self.starts[-1], self.oracle.head):
+            self.priorities[number] = self.maximum
+
+    @precondition(lambda self: self.starts)
+    @rule(chunks=st.integers(1, 3), again=st.booleans())
+    def lose_the_newest_chunks(self, chunks: int, again: bool) -> None:
+        starts = self.starts[-chunks:]
+        del self.starts[-chunks:]
+        ends = [*starts[1:], self.oracle.head]
+        lost = [self.oracle.rows[a:b] for a, b in zip(starts, ends, strict=True)]
+        self.oracle.truncate(starts[0])
+        self.replay._truncate(0, starts[0])
+        for rows in reversed(lost) if again else ():
+            self._append(np.array(rows, dtype=self.oracle.schema.dtype))
+
+    @precondition(lambda self: self.relabel is not None)
+    @rule()
+    def refit(self) -> None:
+        self.relabel.version += 1
+
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def update_priorities(self, data: st.DataObject, count: int) -> None:
+        numbers = st.integers(-1, self.oracle.head + 2)
+        index = data.draw(st.lists(numbers, min_size=count, max_size=count))
+        errors = st.sampled_from([0, -2, 0.5, 7])
+        given = data.draw(st.lists(errors, min_size=count, max_size=count))
+        self.replay.update_priorities(np.array(index), np.array(given, dtype=np.float32))
+        possible = set(self.oracle.sampleable())
+        for number, priority in zip(index, given, strict=True):
+            if number in possible:
+                self.priorities[number] = abs(priority) + 1e-6
+                self.maximum = max(self.maximum, abs(priority) + 1e-6)
+
+    @rule()
+    def check(self) -> None:
+        ring, possible = self.replay._rings[0], self.oracle.sampleable()
+        assert ring.steps.tolist() == possible
+        assert (self.replay.size, self.replay.head) == (len(possible), self.oracle.head)
+        if possible:
+            self._check_transitions(possible)
+            self._check_sequences(possible)
+            self._check_window(possible)
+            self._check_priorities(possible)
+
+    def _reward(self, number: int) -> float:
+        reward = float(self.oracle.rows[number]["reward"])
+        return reward if self.relabel is None else 2 * reward + 1000 * self.relabel.version
+
+    def _check_transitions(self, possible: list[int]) -> None:
+        part = self.replay._part(Drawn(0, np.array(possible)))
+        batch = Transitions(self.oracle.schema, part.windows, part.reached, part.reward)
+        for i, number in enumerate(possible):
+            steps = self.oracle.steps_from(number, self.n_step)
+            last = self.oracle.rows[steps[-1]]
+            reward = sum(DISCOUNT**k * self._reward(step) for k, step in enumerate(steps))
+            discount = 0 if last["terminated"] else DISCOUNT ** len(steps)
+            assert batch.reward[i] == pytest.approx(reward)
+            assert part.discount[i] == pytest.approx(discount)
+            assert batch.action[i] == self.oracle.rows[number]["action"]
+            assert batch.truncated[i] == last["truncated"]
+            np.testing.assert_array_equal(batch.observation[i], self.oracle.observation(number))
+            np.testing.assert_array_equal(
+                batch.next_observation[i], self.oracle.observation(steps[-1], later=1)
+            )
+
+    def _check_sequences(self, possible: list[int]) -> None:
+        batch = self.replay.sample_sequences(3, length=3, burn_in=2)
+        assert len(batch) == 3
+        for i, number in enumerate(batch.index.tolist()):
+            assert number in possible
+            steps = self.oracle.steps_from(number, 5)
+            assert batch.mask[i].tolist() == [t < len(steps) for t in range(5)]
+            for t, step in enumerate(steps):
+                assert batch.reward[i, t] == pytest.approx(self._reward(step))
+                ended = self.oracle.rows[step]["terminated"]
+                assert batch.discount[i, t] == (0 if ended else DISCOUNT)
+                np.testing.assert_array_equal(
+                    batch.observation[i, t], self.oracle.observation(step)
+                )
+                np.testing.assert_array_equal(
+                    batch.next_observation[i, t], self.oracle.observation(step, later=1)
+                )
+
+    def _check_window(self, possible: list[int]) -> None:
+        newest = possible[-7:]
+        window = self.replay.newest(7)
+        assert window.rows["step"].tolist() == [self.oracle.rows[n]["step"] for n in newest]
+        followers = [self.oracle.following(n) for n in newest]
+        expected = [-1 if n is None else newest.index(n) for n in followers]
+        assert window.successor.tolist() == expected
+        assert window.reward == pytest.approx([self._reward(n) for n in newest])
+
+    def _check_priorities(self, possible: list[int]) -> None:
+        sampler = self.replay._prioritized
+        if sampler is None:
+            return
+        values = np.array([self.priorities[n] for n in possible]) ** 0.5
+        tree = sampler.trees[0]
+        leaves = tree.values[np.array(possible) % CAPACITY]
+        np.testing.assert_allclose(leaves, values, rtol=1e-5)
+        assert np.count_nonzero(tree.values) == len(possible)
+        assert tree.total == pytest.approx(values.sum())
+        assert tree.minimum == pytest.approx(values.min())
+
+    def teardown(self) -> None:
+        if hasattr(self, "oracle"):
+            self.check()
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+ReplayMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=25, deadline=None, derandomize=True
 )
-@given(events=histories())
-def test_the_mirror_holds_what_was_appended(
-    client: redis.Redis, events: list[tuple[str, int, int]]
-) -> None:
-    store = Flaky(client, f"model-{uuid.uuid4().hex}", SCHEMA, CAPACITY)
-    actors = [Actor(ReplayProducer(store), number) for number in range(3)]
-    copy, everything = ReplayMirror(store), SCHEMA.empty(0)
-    for what, who, count in events:
-        if what == "sync":
-            copy.sync()
-            continue
-        rows = actors[who].rows(count)
-        store.lose_reply = what == "lose reply"
-        if store.lose_reply:
-            with contextlib.suppress(ReplayUnavailable):
-                actors[who].producer.append(rows)
-        head = actors[who].producer.append(rows)
-        everything = np.concatenate([everything, rows])
-        assert head == len(everything)
-    copy.sync()
-    _check(copy, everything)
-    store.remove()
-
-
-def _check(copy: ReplayMirror, everything: Rows) -> None:
-    """The ring holds the newest rows that it was there for, and each leads to the next step."""
-    assert copy.head == len(everything)
-    assert copy.size == min(len(everything), CAPACITY)
-    newest = range(copy.head - copy.size, copy.head)
-    ring, next_slot = copy._rows, copy._successors.next_slot
-    where = {_key(everything[i]): i % CAPACITY for i in newest}
-    for i in newest:
-        np.testing.assert_array_equal(ring[i % CAPACITY], everything[i])
-        row = everything[i]
-        over = bool(row["terminated"] or row["truncated"])
-        expected = NONE if over else where.get((_key(row)[0], _key(row)[1] + 1), NONE)
-        assert next_slot[i % CAPACITY] == expected
-
-
-def _key(row: np.void) -> tuple[int, int]:
-    return int(row["episode_id"]), int(row["step"])
+test_whatever_happens_samples_are_what_was_appended = ReplayMachine.TestCase

@@ -10,30 +10,31 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import redis
-from replay_rig import SCHEMA, make_rows
+from replay_rig import SCHEMA, make_rows, steps_of
 
 from services.common.errors import InvalidInput, ReplayDataLost, ReplayUnavailable
 from services.common.replay import ReplayProducer, ReplayStore, producer
+from services.common.replay.shard import Appended, ReplayShard
 
-Answer = tuple[int, int, int]
 
+def lose_replies(store: ReplayStore, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Have the store append, but say that nobody answered, so many times."""
+    (shard,), left = store.shards, [None] * times
 
-class LosesReplies(ReplayStore):
-    """Appends, but says that nobody answered, as often as told to."""
-
-    lost = 0
-
-    def append(self, producer: str, sequence: int, rows: bytes) -> Answer:
-        answer = super().append(producer, sequence, rows)
-        if self.lost:
-            self.lost -= 1
+    def append(producer: str, sequence: int, data: bytes) -> Appended:
+        answer = ReplayShard.append(shard, producer, sequence, data)
+        if left:
+            left.pop()
             raise ReplayUnavailable("the reply was lost")
         return answer
 
+    monkeypatch.setattr(shard, "append", append)
+
 
 def steps_in(store: ReplayStore) -> list[int]:
-    """The steps of all rows that are there, oldest first."""
-    return SCHEMA.unpack(store.tail(0, 1 << 20)[2])["step"].tolist()
+    """The steps of all step rows that are there, oldest first."""
+    rows = SCHEMA.unpack(store.shards[0].tail(0, 1 << 20).data)
+    return steps_of(rows)["step"].tolist()
 
 
 def snapshot(client: redis.Redis, name: str) -> dict[bytes, bytes]:
@@ -52,7 +53,7 @@ def put_back(client: redis.Redis, name: str, then: dict[bytes, bytes]) -> None:
 def test_chunks_come_in_order_and_the_head_counts_them(client: redis.Redis, name: str) -> None:
     store = ReplayStore(client, name, SCHEMA, 100)
     writer = ReplayProducer(store)
-    assert [writer.append(make_rows(1, range(i, i + 3))) for i in (0, 3, 6)] == [3, 6, 9]
+    assert [writer.append(make_rows(1, range(i, i + 3))) for i in (0, 3, 6)] == [4, 8, 12]
     assert steps_in(store) == list(range(9))
 
 
@@ -64,22 +65,26 @@ def test_equal_chunks_in_a_row_each_count(client: redis.Redis, name: str) -> Non
     assert steps_in(store) == [0, 0, 0]
 
 
-def test_a_chunk_whose_reply_was_lost_counts_once(client: redis.Redis, name: str) -> None:
-    store = LosesReplies(client, name, SCHEMA, 100)
+def test_a_chunk_whose_reply_was_lost_counts_once(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReplayStore(client, name, SCHEMA, 100)
     writer = ReplayProducer(store)
-    store.lost = 2
+    lose_replies(store, monkeypatch, times=2)
     for _ in range(2):
         with pytest.raises(ReplayUnavailable):
             writer.append(make_rows(1, range(3)))
-    assert writer.append(make_rows(1, range(3))) == 3
-    assert writer.append(make_rows(1, range(3, 5))) == 5
+    assert writer.append(make_rows(1, range(3))) == 4
+    assert writer.append(make_rows(1, range(3, 5))) == 7
     assert steps_in(store) == list(range(5))
 
 
-def test_an_open_chunk_must_be_closed_before_the_next(client: redis.Redis, name: str) -> None:
-    store = LosesReplies(client, name, SCHEMA, 100)
+def test_an_open_chunk_must_be_closed_before_the_next(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReplayStore(client, name, SCHEMA, 100)
     writer = ReplayProducer(store)
-    store.lost = 1
+    lose_replies(store, monkeypatch, times=1)
     with pytest.raises(ReplayUnavailable):
         writer.append(make_rows(1, range(3)))
     with pytest.raises(InvalidInput, match="not acknowledged; append that one again first"):
@@ -106,7 +111,7 @@ def test_chunks_that_redis_forgot_are_sent_again_in_order(client: redis.Redis, n
     writer.append(make_rows(1, [2, 3]))
     writer.append(make_rows(1, [4]))
     put_back(client, name, then)
-    assert writer.append(make_rows(1, [5])) == 6
+    assert writer.append(make_rows(1, [5])) == 10
     assert steps_in(store) == list(range(6))
 
 
@@ -117,7 +122,7 @@ def test_a_replay_that_is_gone_is_made_again_from_what_is_kept(
     writer = ReplayProducer(store)
     writer.append(make_rows(1, [0, 1]))
     store.remove()
-    assert writer.append(make_rows(1, [2])) == 3
+    assert writer.append(make_rows(1, [2])) == 5
     assert steps_in(store) == [0, 1, 2]
 
 
@@ -126,21 +131,46 @@ def test_a_replay_that_is_gone_before_the_first_chunk_is_made_again(
 ) -> None:
     store = ReplayStore(client, name, SCHEMA, 100)
     store.remove()
-    assert ReplayProducer(store).append(make_rows(1, [0])) == 1
+    assert ReplayProducer(store).append(make_rows(1, [0])) == 2
 
 
 def test_what_is_too_old_to_be_sent_again_is_said_to_be_lost(
     client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 1.0, 1.0 + producer.KEPT_S, 100.0])  # when each chunk is acknowledged
-    monkeypatch.setattr(producer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    now = [0.0]
+    monkeypatch.setattr(producer, "time", SimpleNamespace(monotonic=lambda: now[0]))
     store = ReplayStore(client, name, SCHEMA, 100)
     writer = ReplayProducer(store)
-    for step in range(3):
+    for step, now[0] in enumerate([0.0, 1.0, 1.0 + producer.KEPT_S]):
         writer.append(make_rows(1, [step]))
     store.remove()
     with pytest.raises(ReplayDataLost, match=r"lost chunks 1 to 3 .* appendonly yes"):
         writer.append(make_rows(1, [3]))
+
+
+def test_no_more_is_kept_than_there_is_room_for(client: redis.Redis, name: str) -> None:
+    store = ReplayStore(client, name, SCHEMA, 100)
+    chunk = make_rows(1, [0])
+    writer = ReplayProducer(store, kept_bytes=2 * chunk.nbytes)
+    for _ in range(2):
+        writer.append(chunk)
+    store.remove()
+    assert writer.append(chunk) == 6
+    store.remove()
+    with pytest.raises(ReplayDataLost, match="too many to keep"):
+        writer.append(chunk)
+
+
+def test_producers_spread_over_the_shards_and_each_stays_on_one(
+    client: redis.Redis, name: str
+) -> None:
+    store = ReplayStore(client, name, SCHEMA, 1000, shards=3)
+    writers = [ReplayProducer(store) for _ in range(60)]
+    assert {writer.shard for writer in writers} == {0, 1, 2}
+    chosen = ReplayProducer(store, shard=1)
+    for i in range(3):
+        chosen.append(make_rows(1, [i]))
+    assert [shard.tail(0, 1).head for shard in store.shards] == [0, 6, 0]
 
 
 def test_rows_of_another_schema_leave_the_producer_as_it_was(
@@ -150,4 +180,4 @@ def test_rows_of_another_schema_leave_the_producer_as_it_was(
     writer = ReplayProducer(store)
     with pytest.raises(InvalidInput):
         writer.append(np.zeros(3, np.dtype([("other", "f4")])))
-    assert writer.append(make_rows(1, [0])) == 1
+    assert writer.append(make_rows(1, [0])) == 2

@@ -6,10 +6,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.common.replay import ReplaySchema
-from services.common.replay.schema import Rows
+from services.common.replay.fragments import assemble
+from services.common.replay.schema import LEAD, STEP, ReplaySchema, Rows
 
 SCHEMA = ReplaySchema.transitions((1,), "float32")
+
+
+def make_steps(
+    episode: int,
+    steps: Sequence[int],
+    *,
+    terminated: int | None = None,
+    truncated: int | None = None,
+    schema: ReplaySchema = SCHEMA,
+) -> tuple[Rows, Rows]:
+    """Steps of one episode, and the states they reached.
+
+    In step t of episode e, observation 100·e + t is followed by 100·e + t + 1, the reward is
+    t + 1, and the action t mod 2. The steps `terminated` and `truncated` are such.
+    """
+    rows, reached = schema.empty(len(steps)), schema.empty(len(steps))
+    rows["step"] = steps
+    rows["episode_id"] = episode
+    rows["observation"] = make_states(schema, episode, steps)
+    reached["observation"] = make_states(schema, episode, np.array(steps, dtype=np.int64) + 1)
+    rows["reward"] = np.array(steps) + 1
+    rows["action"] = np.array(steps) % 2
+    rows["terminated"] = [step == terminated for step in steps]
+    rows["truncated"] = [step == truncated for step in steps]
+    return rows, reached
+
+
+def make_states(schema: ReplaySchema, episode: int, steps: Sequence[int] | np.ndarray) -> Rows:
+    """The observations before these steps, (n, *shape), all elements the same."""
+    values = 100 * episode + np.array(steps, dtype=np.int64)
+    shape = schema.leaves[0].shape
+    return np.broadcast_to(values.reshape(-1, *[1] * len(shape)), (len(values), *shape))
 
 
 def make_rows(
@@ -18,26 +50,27 @@ def make_rows(
     *,
     terminated: int | None = None,
     truncated: int | None = None,
+    schema: ReplaySchema = SCHEMA,
 ) -> Rows:
-    """Steps of one episode.
+    """One fragment: leads where the schema needs them, `make_steps`, and a closing row.
 
-    In step t of episode e, observation 100·e + t is followed by 100·e + t + 1, the reward is
-    t + 1, and the action t mod 2. The steps `terminated` and `truncated` are such.
+    An end is the last step, or there is a fragment more.
     """
-    rows = SCHEMA.empty(len(steps))
-    rows["step"] = steps
-    rows["episode_id"] = episode
-    rows["observation"][:, 0] = 100 * episode + np.array(steps)
-    rows["next_observation"] = rows["observation"] + 1
-    rows["reward"] = np.array(steps) + 1
-    rows["action"] = np.array(steps) % 2
-    rows["terminated"] = [step == terminated for step in steps]
-    rows["truncated"] = [step == truncated for step in steps]
-    return rows
+    rows, reached = make_steps(
+        episode, steps, terminated=terminated, truncated=truncated, schema=schema
+    )
+    leads = []
+    if schema.history and steps[0]:
+        before = range(max(0, steps[0] - schema.history), steps[0])
+        leads = [(0, make_steps(episode, before, schema=schema)[0])]
+    return assemble(schema, rows, reached, np.zeros(len(rows), dtype=np.int64), leads)
 
 
-def interleave(*episodes: Rows) -> Rows:
-    """The first row of each, then the second of each, and so on, as vectorised environments do."""
-    longest = max(map(len, episodes))
-    turns = [rows[i : i + 1] for i in range(longest) for rows in episodes]
-    return np.concatenate(turns)
+def steps_of(rows: Rows) -> Rows:
+    """The step rows alone."""
+    return rows[rows["kind"] == STEP]
+
+
+def without_leads(rows: Rows) -> Rows:
+    """Step rows and closing rows."""
+    return rows[rows["kind"] != LEAD]

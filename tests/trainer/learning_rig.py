@@ -123,7 +123,7 @@ def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
             run_id=f"probe-{folder.name}",
             attempt=1,
             spec=learner.network.spec,
-            learning=UniformReplay(learner, config.dqn, generator),
+            learning=UniformReplay(learner, config.dqn),
             judge=Indifferent(),
             checkpoints=CheckpointStore(folder / "checkpoints"),
             generator=generator,

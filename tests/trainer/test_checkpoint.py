@@ -11,7 +11,8 @@ from learning_rig import dqn_config, make_dqn, make_ppo, ppo_config
 from torch import Tensor
 
 from services.common.errors import DataCorrupted
-from services.common.replay.n_step import NStepBatch
+from services.common.replay import Batch, MemoryReplay, ReplaySchema, Sampling
+from services.common.replay.fragments import assemble
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
@@ -103,14 +104,17 @@ def through(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(loaded.tensors)
 
 
-def transitions(generator: np.random.Generator) -> NStepBatch:
-    return NStepBatch(
-        observation=generator.normal(size=(32, 4)).astype(np.float32),
-        action=generator.integers(2, size=32).astype(np.int32),
-        reward=generator.normal(size=32).astype(np.float32),
-        discount=np.full(32, 0.9, np.float32),
-        next_observation=generator.normal(size=(32, 4)).astype(np.float32),
-    )
+def transitions(generator: np.random.Generator) -> Batch:
+    schema = ReplaySchema.transitions((4,), "float32")
+    rows, reached = schema.empty(32), schema.empty(32)
+    for states in (rows, reached):
+        states["observation"] = generator.normal(size=(32, 4))
+    rows["action"] = generator.integers(2, size=32)
+    rows["reward"] = generator.normal(size=32)
+    rows["step"] = np.arange(32)
+    replay = MemoryReplay(schema, 100, Sampling(generator, discount=0.9))
+    replay.append(assemble(schema, rows, reached, np.zeros(32, dtype=np.int64)))
+    return replay.sample(32)
 
 
 def test_dqn_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from learning_rig import CPU
 
-from services.common.replay import ReplaySchema
-from services.common.replay.successors import Successors
+from services.common.replay import MemoryReplay, ReplaySchema, Sampling
 from services.common.replay.window import Window
 from services.common.spec import Distribution
 from services.trainer import environments
@@ -24,17 +23,21 @@ def window(environment: EnvironmentConfig, steps: int) -> Window:
     """Rows of random actions in the order in which they came."""
     envs = environments.make(environment)
     generator = np.random.default_rng(0)
-    collector = Collector(envs, ReplaySchema.transitions((1,), "float32"), seed=0)
+    schema = ReplaySchema.transitions((1,), "float32")
+    collector, replay = (
+        Collector(envs, schema, seed=0),
+        MemoryReplay(schema, 1000, Sampling(generator)),
+    )
 
     def act(observations: np.ndarray) -> Choice:
         count = len(observations)
         return Choice(generator.integers(0, 2, count), np.zeros(count, np.float32))
 
-    rows = np.concatenate([collector.step(act)[0] for _ in range(steps)])
+    for _ in range(steps):
+        collector.step(act)
+        replay.append(collector.take())
     envs.close()
-    successors = Successors(len(rows))
-    successors.link(np.arange(len(rows)), rows)
-    return Window(rows, successors.next_slot)
+    return replay.newest(1000)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@
     ├── AlreadyExists           it is there, and says something else
     ├── PreconditionFailed      possible, but not in the present state
     ├── ResourceExhausted       a queue, quota, disk or message size is at its limit
-    │   └── StorageFull
+    │   ├── StorageFull
+    │   └── ReplayBackpressure  learners have not caught up with producers in time
     ├── Unavailable             the service does not answer; trying again can help
     │   └── ReplayUnavailable
     ├── DataCorrupted           stored bytes are not what was stored
@@ -63,6 +64,10 @@ class StorageFull(ResourceExhausted):
     """The disk, or the replay's memory, is full."""
 
 
+class ReplayBackpressure(ResourceExhausted):
+    """Learners have not sampled enough for more to be appended, and did not within the time."""
+
+
 class Unavailable(TutelageError):
     """The service does not answer; trying again can help."""
 
@@ -105,6 +110,7 @@ _BY_REASON: dict[str, type[TutelageError]] = {
         PreconditionFailed,
         ResourceExhausted,
         StorageFull,
+        ReplayBackpressure,
         Unavailable,
         ReplayUnavailable,
         DataCorrupted,

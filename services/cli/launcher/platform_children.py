@@ -15,13 +15,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import Field
 
 from services.cli.launcher.supervisor import Child
-from services.common.embedded_redis import answers, server_command
-from services.common.errors import InvalidConfig, ResourceExhausted, Unavailable
+from services.common.embedded_redis import answers, publish_url, server_command
+from services.common.errors import InvalidConfig, ReplayUnavailable, ResourceExhausted, Unavailable
 from services.common.ports import LOOPBACK, free_port, port_is_free
 from services.common.settings import PlatformSettings, Port, port_of
 
 PROBE_TIMEOUT_S = 2.0
-REDIS_TIMEOUT_S = 3.0
 
 
 class LauncherSettings(PlatformSettings):
@@ -85,20 +84,18 @@ def check_redis(url: str) -> None:
     """Refuse to start with a Redis that is not there.
 
     Raises:
-        InvalidConfig: when the URL is none.
+        InvalidConfig: when the URL is none, or is refused there.
         Unavailable: when nothing answers; without the URL, which may hold a password.
     """
-    import redis
+    from services.common.replay.connection import connect, explained
 
     try:
-        with redis.Redis.from_url(url, socket_connect_timeout=REDIS_TIMEOUT_S) as client:
+        with explained("starting"), connect(url) as client:
             client.ping()
-    except ValueError as error:
-        raise InvalidConfig(f"TUTELAGE_REDIS_URL: {error}") from None
-    except redis.RedisError as error:
+    except ReplayUnavailable as error:
         raise Unavailable(
-            f"the Redis that TUTELAGE_REDIS_URL names does not answer: {error}; start it, or "
-            "unset the variable to use an embedded one"
+            f"the Redis that TUTELAGE_REDIS_URL names does not answer: {error.__cause__}; "
+            "start it, or unset the variable to use an embedded one"
         ) from None
 
 
@@ -133,6 +130,7 @@ def platform_children(settings: LauncherSettings) -> list[Child]:
 
 def _valkey(folder: Path, port: int) -> Child:
     folder.mkdir(parents=True, exist_ok=True)
+    publish_url(folder, port)
 
     async def ready() -> bool:
         return await asyncio.to_thread(answers, port)

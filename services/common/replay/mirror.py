@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from services.common.errors import ReplayDataLost
-from services.common.replay.n_step import NStepBatch, n_step_batch
+from services.common.errors import DataCorrupted
+from services.common.replay.batch import Batch, SequenceBatch
+from services.common.replay.local import LocalReplay, Sampling
+from services.common.replay.producer import ReplayProducer
+from services.common.replay.ration import Ration
+from services.common.replay.ring import Ring
 from services.common.replay.schema import Rows
+from services.common.replay.shard import ReplayShard, Tail
 from services.common.replay.store import ReplayStore
-from services.common.replay.successors import NONE, Index, Successors
-from services.common.replay.window import Window
 
 ROWS_A_TRIP = 1 << 15
-Relabel = Callable[[Rows], npt.NDArray[np.float32]]
+FLUSH_PERIOD_S = 5.0
+SAMPLER = "default"
 
 
-class ReplayMirror:
-    """Tails a replay into a ring of the same capacity. Not for several threads.
+class MirrorReplay(LocalReplay):
+    """Tails a replay into rings of the same capacity, and samples there.
+
+    The same rows in the same order give the same samples for the same generator. Not for
+    several threads.
 
     Args:
-        relabel: given rows `(n,)`, the rewards `(n,)` to learn from in place of the stored
-            ones. It is asked once for each row, as it arrives; the replay itself keeps the
-            environment's rewards.
+        folder: where rows are mapped into memory instead of taking memory.
+        sampler_name: under which the priorities are kept beside the replay.
     """
 
-    def __init__(self, store: ReplayStore, relabel: Relabel | None = None) -> None:
-        self._store = store
-        self._relabel = relabel
-        self._rows = store.schema.empty(store.capacity)
-        self._successors = Successors(store.capacity)
-        self._head = 0
-        self._oldest = 0
+    def __init__(
+        self,
+        store: ReplayStore,
+        sampling: Sampling,
+        *,
+        folder: Path | None = None,
+        sampler_name: str = SAMPLER,
+    ) -> None:
+        paths = [folder / f"shard-{i}" if folder else None for i in range(len(store.shards))]
+        rings = [
+            Ring(store.schema, shard.capacity, path)
+            for shard, path in zip(store.shards, paths, strict=True)
+        ]
+        super().__init__(store.name, store.schema, rings, sampling)
+        self._store, self._sampler_name = store, sampler_name
+        self._producer: ReplayProducer | None = None
+        self._epochs: list[int | None] = [None] * len(rings)
+        self._flush_due: float | None = None
+        self._ration = store.limits and Ration(store.name, store.limits, self._sampled)
 
-    @property
-    def head(self) -> int:
-        """Rows ever appended to the replay, as of the last `sync`."""
-        return self._head
+    def append(self, rows: Rows, timeout_s: float | None = None) -> int:
+        """Append whole fragments, shape `(n,)`, to the store; see `ReplayProducer.append`.
 
-    @property
-    def size(self) -> int:
-        """Rows that can be sampled."""
-        return self._head - self._oldest
+        They can be sampled after `sync`.
+        """
+        if self._producer is None:
+            self._producer = ReplayProducer(self._store)
+        return self._producer.append(rows, timeout_s)
 
     def sync(self) -> int:
         """Copy the rows appended since the last call; returns how many there were.
@@ -51,63 +66,95 @@ class ReplayMirror:
         Raises:
             ReplayUnavailable: when Redis does not answer; what was copied stays.
             ReplayDataLost: when the replay is gone from Redis.
+            DataCorrupted: when rows do not make whole fragments.
         """
-        copied = 0
+        copied = sum(self._sync(i, shard) for i, shard in enumerate(self._store.shards))
+        if self._prioritized is not None:
+            self._keep_priorities()
+        return copied
+
+    def sample(self, batch_size: int) -> Batch:
+        """See `LocalReplay.sample`; where there are limits, waits until they allow it.
+
+        Raises:
+            ReplayDataLost: when there is no row.
+            ReplayUnavailable: when producers have not appended enough within 300 s.
+        """
+        if self._ration:
+            self._ration.wait(batch_size, self.sync)
+        return super().sample(batch_size)
+
+    def sample_sequences(self, batch_size: int, length: int, burn_in: int = 0) -> SequenceBatch:
+        """See `LocalReplay.sample_sequences`; a stretch counts once in the limits."""
+        if self._ration:
+            self._ration.wait(batch_size, self.sync)
+        return super().sample_sequences(batch_size, length, burn_in)
+
+    def checkpoint(self) -> None:
+        """Make the priorities as durable as the rows are.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer; they are sent again next time.
+        """
+        if self._prioritized is None or self._flush_due is None:
+            return
+        for i, shard in enumerate(self._store.shards):
+            blocks = list(self._prioritized.dirty_blocks(i))
+            if blocks:
+                shard.save_priorities(
+                    self._sampler_name, self._rings[i].head, self._prioritized.maximum, blocks
+                )
+                self._prioritized.saved(i)
+        self._flush_due = time.monotonic() + FLUSH_PERIOD_S
+
+    def close(self) -> None:
+        """Save the priorities; the client stays open, for it is the caller's."""
+        self.checkpoint()
+
+    def _sync(self, i: int, shard: ReplayShard) -> int:
+        ring, copied, most = self._rings[i], 0, ROWS_A_TRIP
         while True:
-            head, first, data = self._store.tail(self._head, ROWS_A_TRIP)
-            if head < self._head:
-                self._start_over()
+            tail = shard.tail(ring.head, most, self._sampled[i])
+            self._sampled[i] = 0
+            if self._ration:
+                self._ration.heard(i, tail)
+            if tail.epoch != self._epochs[i] or tail.head < ring.head:
+                if self._epochs[i] is not None:
+                    self._start_over(i, tail)
+                self._epochs[i] = tail.epoch
                 continue
-            rows = self._store.schema.unpack(data)
-            self._write(first, rows)
-            copied += len(rows)
-            if self._head >= head:
+            before = ring.head
+            self._write(i, tail.first, self.schema.unpack(tail.data))
+            copied += ring.head - max(before, tail.first)
+            if ring.head >= tail.head:
                 return copied
+            if ring.head == before:  # not even one whole fragment
+                if most > ring.capacity:
+                    raise DataCorrupted(
+                        f"replay {self.name}: row {before} begins a fragment without an end; "
+                        "`tutelage replay verify` shows where"
+                    )
+                most *= 2
 
-    def sample(self, batch_size: int, generator: np.random.Generator) -> Rows:
-        """Uniformly drawn rows with replacement, shape `(batch_size,)`.
+    def _start_over(self, i: int, tail: Tail) -> None:
+        # After a restart of Redis its rows, not ours, are the replay's: those from `epoch_head`
+        # on may have been lost and sent again in another order.
+        ring, came_back = self._rings[i], tail.previous_epoch == self._epochs[i]
+        if came_back and ring.oldest < tail.epoch_head <= min(ring.head, tail.head):
+            self._truncate(i, tail.epoch_head)
+        else:
+            self._truncate(i, 0)
 
-        Raises:
-            ReplayDataLost: when there is no row.
-        """
-        return self._rows[self._draw(batch_size, generator)]
+    def _keep_priorities(self) -> None:
+        if self._flush_due is None:
+            self._restore_priorities()
+            self._flush_due = time.monotonic() + FLUSH_PERIOD_S
+        elif time.monotonic() >= self._flush_due:
+            self.checkpoint()
 
-    def sample_n_step(
-        self, batch_size: int, generator: np.random.Generator, n: int, discount: float
-    ) -> NStepBatch:
-        """Uniformly drawn n-step transitions; see `n_step_batch`.
-
-        Raises:
-            ReplayDataLost: when there is no row.
-        """
-        slots = self._draw(batch_size, generator)
-        return n_step_batch(self._rows, self._successors.next_slot, slots, n, discount)
-
-    def newest(self, count: int) -> Window:
-        """The newest rows, at most `count`, with the links between them."""
-        first = max(self._oldest, self._head - count)
-        slots = np.arange(first, self._head) % self._store.capacity
-        following = self._successors.next_slot[slots]
-        position = (following - first) % self._store.capacity
-        return Window(self._rows[slots], np.where(following == NONE, NONE, position))
-
-    def _draw(self, batch_size: int, generator: np.random.Generator) -> Index:
-        if not self.size:
-            raise ReplayDataLost(f"replay {self._store.name} holds no rows to sample")
-        return generator.integers(self._oldest, self._head, batch_size) % self._store.capacity
-
-    def _write(self, first: int, rows: Rows) -> None:
-        slots = np.arange(first, first + len(rows)) % self._store.capacity
-        self._rows[slots] = rows
-        if self._relabel is not None and len(rows):
-            self._rows["reward"][slots] = self._relabel(rows)
-        self._successors.link(slots, rows)
-        if first > self._head:  # the ring lapped this mirror; older rows are gone
-            self._oldest = first
-        self._head = first + len(rows)
-        self._oldest = max(self._oldest, self._head - self._store.capacity)
-
-    def _start_over(self) -> None:
-        # Redis came back with less than it had: its rows, not ours, are the replay's.
-        self._head = self._oldest = 0
-        self._successors.clear()
+    def _restore_priorities(self) -> None:
+        assert self._prioritized is not None
+        for i, shard in enumerate(self._store.shards):
+            saved = shard.load_priorities(self._sampler_name)
+            if saved is not None:
+                self._prioritized.restore(i, saved.head, saved.maximum, saved.priorities)

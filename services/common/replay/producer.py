@@ -5,77 +5,128 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 
-from services.common.errors import InvalidInput, ReplayDataLost
-from services.common.replay.schema import Rows
-from services.common.replay.store import APPENDED, DUPLICATE, GAP, MISSING, ReplayStore
+import numpy as np
+
+from services.common.errors import InvalidInput, ReplayBackpressure, ReplayDataLost
+from services.common.replay.schema import STEP, Rows
+from services.common.replay.shard import APPENDED, DUPLICATE, GAP, MISSING, WAIT, Appended
+from services.common.replay.store import ReplayStore
 
 KEPT_S = 10.0
+KEPT_BYTES = 256 << 20
+TIMEOUT_S = 300.0
 
 
 class ReplayProducer:
-    """One writer of a replay. Not for several threads.
+    """One writer of a replay, to one of its shards. Not for several threads.
 
     A chunk is one round trip and is acknowledged by the server. Its sequence number makes a
     retry harmless. Chunks of the last seconds are kept here, so that those that a crash of
-    Redis took with it (with appendfsync everysec: up to two seconds) are noticed as a gap and
-    sent again.
+    Redis took with it are noticed as a gap and sent again; see `services.common.replay` for
+    what that covers.
+
+    Args:
+        shard: which one. Default: any, so that producers spread.
+        on_wait: told the seconds until the next try, whenever the limits say to wait.
+        kept_s, kept_bytes: how long chunks are kept after they were acknowledged, and how many
+            bytes of them at most.
     """
 
-    def __init__(self, store: ReplayStore) -> None:
-        self._store = store
-        self._id = uuid.uuid4().hex
-        self._sequence = 0
+    def __init__(
+        self,
+        store: ReplayStore,
+        shard: int | None = None,
+        *,
+        on_wait: Callable[[float], None] = lambda seconds: None,
+        kept_s: float = KEPT_S,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
+        identity = uuid.uuid4()
+        self._id = identity.hex
+        self.shard = identity.int % len(store.shards) if shard is None else shard
+        self._store, self._shard = store, store.shards[self.shard]
+        self._on_wait, self._kept_s, self._room = on_wait, kept_s, kept_bytes
+        self._sequence = self._longest = 0
         self._kept: deque[tuple[int, float, bytes]] = deque()
         self._pending: bytes | None = None
 
-    def append(self, rows: Rows) -> int:
-        """Append rows, shape `(n,)` of the store's schema; returns the replay's head.
+    def append(self, rows: Rows, timeout_s: float | None = None) -> int:
+        """Append whole fragments, shape `(n,)` of the store's schema; returns the shard's head.
 
-        Call it again with the same rows after ReplayUnavailable or StorageFull: the chunk
-        counts once.
+        Call it again with the same rows after ReplayUnavailable, StorageFull or
+        ReplayBackpressure: the chunk counts once.
+
+        Args:
+            timeout_s: how long to wait where the limits say so. Default: 300 s.
 
         Raises:
             InvalidInput: when the rows are of another schema, or an earlier chunk is still open.
+            InvalidConfig: when so many rows never fit within the store's limits.
             ReplayUnavailable: when Redis does not answer.
             StorageFull: when Redis has no room.
+            ReplayBackpressure: when learners have not caught up in time.
             ReplayDataLost: when Redis lost chunks older than those kept here.
         """
         data = self._store.schema.pack(rows)
         if self._pending is None:
+            self._check_length(rows)
             self._pending = data
             self._sequence += 1
         elif self._pending != data:
             raise InvalidInput("the chunk before is not acknowledged; append that one again first")
-        head = self._send(self._sequence, self._pending)
-        self._keep(self._sequence, self._pending)
+        deadline = time.monotonic() + (TIMEOUT_S if timeout_s is None else timeout_s)
+        head = self._send(self._sequence, data, deadline)
+        self._keep(self._sequence, data)
         self._pending = None
         return head
 
-    def _send(self, sequence: int, data: bytes) -> int:
-        while True:
-            status, at, head = self._store.append(self._id, sequence, data)
-            if status in (APPENDED, DUPLICATE):
-                return head
-            if status == MISSING:
-                self._store.open()
-                at = 1
-            if status == GAP or at < sequence:
-                self._send_again(at, sequence)
+    def _check_length(self, rows: Rows) -> None:
+        limits, store = self._store.limits, self._store
+        if limits is not None and len(rows) > self._longest:
+            steps = int(np.count_nonzero(rows["kind"] == STEP))
+            limits.check(steps, 1, store.capacity, len(store.shards))
+            self._longest = len(rows)
 
-    def _send_again(self, first: int, end: int) -> None:
+    def _send(self, sequence: int, data: bytes, deadline: float) -> int:
+        while True:
+            answer = self._shard.append(self._id, sequence, data)
+            if answer.status in (APPENDED, DUPLICATE):
+                return answer.head
+            if answer.status == WAIT:
+                self._wait(answer, deadline)
+            elif answer.status == GAP:
+                self._send_again(answer.at, sequence, deadline)
+            elif answer.status == MISSING:
+                self._shard.open()
+
+    def _send_again(self, first: int, end: int, deadline: float) -> None:
         missing = [(s, data) for s, _, data in self._kept if first <= s < end]
         if len(missing) < end - first:
             raise ReplayDataLost(
                 f"replay {self._store.name}: Redis lost chunks {first} to {end - 1} of this "
-                f"producer, which were acknowledged more than {KEPT_S:.0f} s ago; check that it "
-                "runs with appendonly yes"
+                f"producer, which were acknowledged more than {self._kept_s:g} s ago, or were too "
+                "many to keep; check that it runs with appendonly yes"
             )
         for sequence, data in missing:
-            self._store.append(self._id, sequence, data)
+            self._send(sequence, data, deadline)
+
+    def _wait(self, answer: Appended, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ReplayBackpressure(
+                f"replay {self._store.name}: this chunk is {answer.ahead} samples ahead of what "
+                "its limits allow, and no learner drew as many in time; check that one is sampling "
+                f"shard {self.shard} and reports it, or raise samples_per_insert or error_buffer"
+            )
+        seconds = min(answer.wait_ms / 1000, left)
+        self._on_wait(seconds)
+        time.sleep(seconds)
 
     def _keep(self, sequence: int, data: bytes) -> None:
         now = time.monotonic()
         self._kept.append((sequence, now, data))
-        while self._kept[0][1] < now - KEPT_S:
-            self._kept.popleft()
+        self._room -= len(data)
+        while self._kept[0][1] < now - self._kept_s or (self._room < 0 and len(self._kept) > 1):
+            self._room += len(self._kept.popleft()[2])

@@ -1,111 +1,141 @@
-"""A named replay in Redis: its keys, its settings, and the scripts bound to them."""
+"""A named replay in Redis: its shards and its settings."""
 
 from __future__ import annotations
 
-import re
+from functools import partial
+from typing import Any
 
-import redis
-
-from services.common.errors import InvalidInput, ReplayDataLost
-from services.common.replay import scripts
-from services.common.replay.connection import explained
+from services.common.errors import InvalidInput, NotFound
+from services.common.replay import keys
+from services.common.replay.connection import Client, explained
+from services.common.replay.limiter import Limits
 from services.common.replay.schema import ReplaySchema
+from services.common.replay.shard import (
+    APPENDED,
+    DUPLICATE,
+    GAP,
+    MISSING,
+    WAIT,
+    Appended,
+    ReplayShard,
+    Sampled,
+    SavedPriorities,
+    ShardStats,
+    Tail,
+)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-BLOCK_BYTES = 4 << 20
-APPENDED, DUPLICATE, GAP, MISSING = range(4)
+__all__ = [
+    "APPENDED",
+    "DUPLICATE",
+    "GAP",
+    "MISSING",
+    "WAIT",
+    "Appended",
+    "ReplayShard",
+    "ReplayStore",
+    "Sampled",
+    "SavedPriorities",
+    "ShardStats",
+    "Tail",
+    "list_replays",
+]
 
 
 class ReplayStore:
-    """A ring of `capacity` packed rows. Making one creates it, or opens what is there.
+    """A replay of packed rows. Making one creates it, or opens what is there.
 
     Args:
         client: from `connect`.
         name: letters, digits, ".", "_" and "-".
         schema: the columns; one that differs from the stored one is refused.
-        capacity: rows kept; the oldest are overwritten. One that differs is refused.
+        capacity: rows kept, of any kind and in all shards; the oldest are overwritten. One
+            that differs is refused.
+        shards: rings on as many nodes of a cluster, if it has them; each producer appends to
+            one of them. A number that differs is refused.
+        limits: of samples per insert, from now on and for everybody; without, those in force
+            stay. They hold for each shard on its own.
 
     Raises:
-        InvalidInput: when name, schema or capacity do not fit.
+        InvalidInput: when name, schema, capacity or shards do not fit.
+        InvalidConfig: when nothing could ever be sampled within the limits.
         ReplayUnavailable: when Redis does not answer.
     """
 
-    def __init__(self, client: redis.Redis, name: str, schema: ReplaySchema, capacity: int) -> None:
-        if not NAME.fullmatch(name):
-            raise InvalidInput(f"replay name {name!r} must match {NAME.pattern}")
-        if capacity < 1:
-            raise InvalidInput(f"replay capacity is {capacity}, expected at least 1 row")
-        self.name, self.schema, self.capacity = name, schema, capacity
-        prefix = f"tutelage:replay:{{{name}}}"
-        self._meta, self._producers = f"{prefix}:meta", f"{prefix}:producers"
-        self._block_prefix = f"{prefix}:block:"
-        self._client = client
-        self._create = client.register_script(scripts.CREATE)
-        self._append = client.register_script(scripts.APPEND)
-        self._tail = client.register_script(scripts.TAIL)
-        self.open()
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        schema: ReplaySchema,
+        capacity: int,
+        shards: int = 1,
+        limits: Limits | None = None,
+    ) -> None:
+        keys.check_name(name)
+        if not 1 <= shards <= capacity:
+            raise InvalidInput(
+                f"replay capacity is {capacity} rows in {shards} shards, expected at least 1 "
+                "shard of at least 1 row"
+            )
+        if limits is not None:
+            limits.check(chunk_rows=1, batch_size=1, capacity=capacity, shards=shards)
+        self.client, self.name, self.schema = client, name, schema
+        self.capacity, self.limits = capacity, limits
+        shard = partial(ReplayShard, client, name)
+        self.shards: tuple[ReplayShard, ...] = tuple(
+            shard(tag, schema, _share(capacity, shards, i), (capacity, shards), limits)
+            for i, tag in enumerate(keys.tags(name, shards))
+        )
+        for part in self.shards:  # the first says what the others must be
+            part.open()
 
-    def open(self) -> int:
-        """Create the replay if it is not there; returns its head.
+    @classmethod
+    def open_existing(cls, client: Client, name: str) -> ReplayStore:
+        """Open a replay that is there, with what is stored of its settings.
 
         Raises:
-            InvalidInput: when it is there with another schema or capacity.
+            NotFound: when there is none of this name.
+            InvalidInput: when it is of a schema version that this code does not read.
             ReplayUnavailable: when Redis does not answer.
         """
-        row_bytes = self.schema.dtype.itemsize
-        per_block = max(1, BLOCK_BYTES // row_bytes)
-        wanted: list[str | int] = [self.schema.to_json(), self.capacity, per_block, row_bytes]
-        with explained(f"opening replay {self.name}"):
-            schema, capacity, _, head = self._create(keys=[self._meta], args=wanted)
+        keys.check_name(name)
+        with explained(f"opening replay {name}"):
+            fields: Any = client.hmget(f"{keys.prefix(name)}meta", ["schema", "total", "shards"])
+        schema, capacity, shards = fields
+        if schema is None:
+            raise NotFound(f"there is no replay {name}")
         stored = ReplaySchema.from_json(schema.decode())
-        if stored != self.schema:
-            raise InvalidInput(
-                f"replay {self.name} holds {stored.dtype}, asked for {self.schema.dtype}; "
-                "use another name or remove it"
-            )
-        if int(capacity) != self.capacity:
-            raise InvalidInput(
-                f"replay {self.name} has a capacity of {int(capacity)} rows, "
-                f"asked for {self.capacity}; use another name or remove it"
-            )
-        return int(head)
+        return cls(client, name, stored, int(capacity or 0), int(shards or 0))
 
-    def append(self, producer: str, sequence: int, rows: bytes) -> tuple[int, int, int]:
-        """Append packed rows once: `(status, sequence, head)` as `scripts.APPEND` has it.
+    @staticmethod
+    def capacity_for(max_bytes: int, schema: ReplaySchema) -> int:
+        """How many rows fit into so many bytes of Redis's memory.
 
         Raises:
-            ReplayUnavailable: when Redis does not answer; the rows may or may not be there,
-                and sending them again with the same sequence number is safe.
-            StorageFull: when Redis has no room.
+            InvalidInput: when not even one does.
         """
-        with explained(f"appending to replay {self.name}"):
-            status, at, head = self._append(
-                keys=[self._meta, self._producers],
-                args=[producer, sequence, rows, self._block_prefix],
+        if max_bytes < schema.row_bytes:
+            raise InvalidInput(
+                f"max_bytes is {max_bytes}, expected at least the {schema.row_bytes} of one row"
             )
-        return int(status), int(at), int(head)
-
-    def tail(self, first: int, most: int) -> tuple[int, int, bytes]:
-        """Rows from `first` on, `most` at once: `(head, first row returned, packed rows)`.
-
-        Raises:
-            ReplayUnavailable: when Redis does not answer.
-            ReplayDataLost: when the replay is gone from Redis.
-        """
-        with explained(f"reading replay {self.name}"):
-            head, start, rows = self._tail(
-                keys=[self._meta], args=[first, most, self._block_prefix]
-            )
-        if int(head) < 0:
-            raise ReplayDataLost(f"replay {self.name} is no longer in Redis")
-        return int(head), int(start), rows
+        return max_bytes // schema.row_bytes
 
     def remove(self) -> None:
         """Delete the replay and all of its rows."""
-        with explained(f"removing replay {self.name}"):
-            blocks = list(self._client.scan_iter(match=_escaped(self._block_prefix) + "*"))
-            self._client.delete(self._meta, self._producers, *blocks)
+        for shard in reversed(self.shards):  # the first is what it is found by
+            shard.remove()
 
 
-def _escaped(prefix: str) -> str:
-    return re.sub(r"([\[\]*?\\])", r"\\\1", prefix)
+def list_replays(client: Client) -> list[str]:
+    """The names of all replays, sorted.
+
+    Raises:
+        ReplayUnavailable: when Redis does not answer.
+    """
+    with explained("listing replays"):
+        found = client.scan_iter(match=keys.META_PATTERN, count=1000)
+        names = {keys.name_in(key.decode()) for key in found}
+    return sorted(name for name in names if name)
+
+
+def _share(capacity: int, shards: int, i: int) -> int:
+    return capacity * (i + 1) // shards - capacity * i // shards

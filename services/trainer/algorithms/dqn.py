@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from services.common.replay.n_step import NStepBatch
+from services.common.replay import Batch
 from services.trainer.algorithms.q_learner import QLearner
 from services.trainer.algorithms.state import join, split
 from services.trainer.config import DQNConfig
@@ -42,7 +42,7 @@ class DQNLearner(QLearner):
         self._target_network = copy.deepcopy(self.network).requires_grad_(False)
         self._config, self._target = config, target
 
-    def update(self, batch: NStepBatch) -> dict[str, float]:
+    def update(self, batch: Batch) -> dict[str, float]:
         """One gradient step; copies the network to its target every so many.
 
         Returns:
@@ -61,7 +61,7 @@ class DQNLearner(QLearner):
             "gradient_norm": norm.item(),
         }
 
-    def _loss(self, batch: NStepBatch) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         next_observation = self._tensor(batch.next_observation)
         with torch.no_grad():
             target = self._target(

@@ -39,12 +39,12 @@ class SoftLambdaLearner(QLearner):
 
     def learn(self, window: Window, generator: np.random.Generator) -> dict[str, float]:
         """Learn from minibatches of the window; the last one's figures."""
-        config, rows = self._config, window.rows
+        config = self._config
         returns = self._tensor(self._returns(window))
-        observations = self._tensor(rows["observation"])
-        actions = self._tensor(rows["action"]).long()
+        observations = self._tensor(window.observation)
+        actions = self._tensor(window.action).long()
         for _ in range(config.updates_per_refresh):
-            drawn = torch.from_numpy(generator.integers(0, len(rows), config.batch_size))
+            drawn = torch.from_numpy(generator.integers(0, len(window), config.batch_size))
             part = drawn.to(self._device)
             values = self.network(observations[part])  # (B, A)
             loss = td_loss(values, actions[part], returns[part], config.huber_delta)
@@ -56,14 +56,14 @@ class SoftLambdaLearner(QLearner):
         }
 
     def _returns(self, window: Window) -> Floats:
-        config, rows = self._config, window.rows
+        config = self._config
         with torch.no_grad():
-            values = self.network(self._tensor(rows["next_observation"]))  # (W, A)
+            values = self.network(self._tensor(window.next_observation))  # (W, A)
             soft = self._temperature * torch.logsumexp(values / self._temperature, dim=1)
         return lambda_returns(
-            (rows["reward"] / config.reward_scale).astype(np.float32),
+            (window.reward / config.reward_scale).astype(np.float32),
             soft.cpu().numpy(),
-            rows["terminated"],
+            window.terminated,
             window.successor,
             config.discount,
             config.trace,

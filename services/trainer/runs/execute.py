@@ -125,7 +125,7 @@ def _train_dqn(
         run_id=folder.run_id,
         attempt=attempt,
         spec=spec,
-        learning=UniformReplay(learner, config.dqn, generator),
+        learning=UniformReplay(learner, config.dqn),
         judge=Publisher(session, config, identity, resources, generator),
         checkpoints=_checkpoints(folder, config),
         generator=generator,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from services.common.replay.schema import Rows
+from services.common.replay import Transitions
 from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
@@ -58,7 +58,7 @@ def fine_tune(
     ensemble, version = fit_reward_model(config, manifest, folder, session, resources, generator)
     deployed = observe(base, config, generator)
     network = leash(deployed, config, manifest.spec)
-    shaping = _Shaping(config, network, ensemble, deployed)
+    shaping = _Shaping(config, network, ensemble, deployed, version)
     judge = CandidateKeeper(session, config, shaping.learned, generator)
     learner = SoftLambdaLearner(
         network,
@@ -76,7 +76,7 @@ def fine_tune(
         judge=judge,
         checkpoints=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
         generator=generator,
-        relabel=shaping.rewards,
+        relabel=shaping,
     )
     if not off_policy.run(config, parts):
         return False
@@ -141,8 +141,10 @@ class _Shaping:
         network: LeashedQNetwork,
         ensemble: RewardEnsemble,
         deployed: Deployed,
+        version: int,
     ) -> None:
         self._config, self._network, self._ensemble = config, network, ensemble
+        self.version = version
         self._usual = 0.0
         self._usual = float(self.learned(deployed.observations, deployed.actions).mean())
 
@@ -153,13 +155,13 @@ class _Shaping:
         liked = self._ensemble.reward(observations, actions, self._config.pessimism)
         return (liked - self._usual).astype(np.float32)
 
-    def rewards(self, rows: Rows) -> npt.NDArray[np.float32]:
+    def rewards(self, transitions: Transitions) -> npt.NDArray[np.float32]:
         """r' of transitions, (n,)."""
         config = self._config
-        observations = np.ascontiguousarray(rows["observation"])
-        actions = rows["action"].astype(np.int64)
+        observations = np.ascontiguousarray(transitions.observation)
+        actions = transitions.action.astype(np.int64)
         rewards: npt.NDArray[np.float32] = (
-            config.environment_reward_weight * rows["reward"]
+            config.environment_reward_weight * transitions.reward
             + config.learned_reward_weight * self.learned(observations, actions)
             + config.leash.temperature * self._log_prior(observations, actions)
         ).astype(np.float32)

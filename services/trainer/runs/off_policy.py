@@ -12,14 +12,13 @@ from torch import nn
 
 from services.common.errors import ReplayUnavailable, StorageFull
 from services.common.replay import (
-    ReplayMirror,
-    ReplayProducer,
+    MirrorReplay,
+    Relabeler,
     ReplaySchema,
     ReplayStore,
+    Sampling,
     patiently,
 )
-from services.common.replay.mirror import Relabel
-from services.common.replay.schema import Rows
 from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
@@ -63,7 +62,7 @@ class Parts:
     judge: Judge
     checkpoints: CheckpointStore
     generator: np.random.Generator
-    relabel: Relabel | None = None
+    relabel: Relabeler | None = None
 
 
 class OffPolicyRun:
@@ -73,17 +72,15 @@ class OffPolicyRun:
         self._config, self._parts = config, parts
         self._rates = config.dqn if isinstance(config, DQNRun) else config.tuning
         self.env_steps = 0
-        store = self._patiently(lambda: _open_replay(config, parts))
-        self._producer = ReplayProducer(store)
-        self._mirror = ReplayMirror(store, parts.relabel)
+        self._replay: MirrorReplay = self._patiently(lambda: _open_replay(config, parts))
         self._restore()
-        self._patiently(self._mirror.sync)
+        self._patiently(self._replay.sync)
         self._explorer = EpsilonGreedy(
             config.environment.num_envs, self._rates.epsilon.repeat, parts.generator
         )
         self._collector = Collector(
             environments.make(config.environment),
-            store.schema,
+            self._replay.schema,
             seed=environments.seed_from(parts.generator),
             # Ids of an attempt that a crash cut short must not come again.
             first_episode=parts.attempt << 32,
@@ -140,29 +137,28 @@ class OffPolicyRun:
         parts.session.say(f"resumed at {self.env_steps} env steps")
 
     def _step(self) -> None:
-        rows = self._collect()
-        self._patiently(lambda: self._producer.append(rows))
-        self._patiently(self._mirror.sync)
-        if self._mirror.size < self._config.replay.min_replay_size:
+        steps = self._collect()
+        rows = self._collector.take()
+        self._patiently(lambda: self._replay.append(rows))
+        self._patiently(self._replay.sync)
+        if self._replay.size < self._config.replay.min_replay_size:
             return
         self._anneal()
-        figures = self._parts.learning.take(len(rows), self._mirror)
+        figures = self._parts.learning.take(steps, self._replay)
         if figures:
             check_finite(figures, self._parts.checkpoints.steps())
             figures["epsilon"] = float(self._epsilons().mean())
-            figures["replay_size"] = float(self._mirror.size)
+            figures["replay_size"] = float(self._replay.size)
             self._parts.session.metrics(self.env_steps, figures)
 
-    def _collect(self) -> Rows:
-        chunks, count = [], 0
-        while count < self._config.replay.chunk_rows:
-            rows, episodes = self._collector.step(self._act)
-            chunks.append(rows)
-            count += len(rows)
-            self.env_steps += len(rows)
+    def _collect(self) -> int:
+        """Take steps for a chunk; returns how many."""
+        while self._collector.held < self._config.replay.chunk_rows:
+            steps, episodes = self._collector.step(self._act)
+            self.env_steps += steps
             for episode in episodes:
                 self._parts.session.episode(self.env_steps, episode.episode_return, episode.length)
-        return np.concatenate(chunks)
+        return self._collector.held
 
     def _act(self, observations: npt.NDArray[Any]) -> Choice:
         values = self._parts.learning.learner.q_values(observations)
@@ -214,8 +210,14 @@ def run(config: DQNRun | RLHFRun, parts: Parts) -> bool:
         return False
 
 
-def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> ReplayStore:
+def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> MirrorReplay:
     observation = parts.spec.observation
     schema = ReplaySchema.transitions(observation.shape, observation.dtype)
     name = config.replay.name or parts.run_id
-    return ReplayStore(parts.resources.redis, name, schema, config.replay.capacity)
+    store = ReplayStore(parts.resources.redis, name, schema, config.replay.capacity)
+    if isinstance(config, DQNRun):
+        rates = config.dqn
+        sampling = Sampling(parts.generator, n_step=rates.n_step, discount=rates.discount)
+    else:
+        sampling = Sampling(parts.generator, discount=config.tuning.discount, relabel=parts.relabel)
+    return MirrorReplay(store, sampling)

@@ -1,0 +1,396 @@
+"""One ring of a replay in Redis, and the scripts bound to its keys."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.errors import InvalidInput, ReplayDataLost
+from services.common.replay import keys, scripts
+from services.common.replay.connection import Client, explained
+from services.common.replay.limiter import Limits
+from services.common.replay.schema import STEP, ReplaySchema
+
+BLOCK_BYTES = 4 << 20
+TRIP_BYTES = 64 << 20
+PRIORITY_BLOCK = 1 << 16
+APPENDED, DUPLICATE, GAP, MISSING, WAIT = range(5)
+_ACTIVE_S = 60.0
+_RATE_OVER_S = 10.0
+_MSGPACK_UINT64 = np.dtype([("type", "u1"), ("value", ">u8")])
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Appended(NamedTuple):
+    """What became of a chunk.
+
+    status: APPENDED; DUPLICATE: it was appended before; GAP: the chunks from `at` on are
+        missing; MISSING: the replay is not there; WAIT: the limits say so.
+    at: a sequence number: this chunk's, or the first missing one.
+    head: rows ever appended to the shard.
+    wait_ms: until trying again makes sense.
+    ahead: samples that learners must draw before this chunk fits.
+    """
+
+    status: int
+    at: int
+    head: int
+    wait_ms: int = 0
+    ahead: int = 0
+
+
+class Tail(NamedTuple):
+    """The newest rows, and what a reader must know of them.
+
+    head: rows ever appended to the shard.
+    first: the number of the first row in `data`.
+    data: packed rows.
+    epoch: changes when Redis was restarted, a replica took over, or the replay was made anew.
+    previous_epoch: the one before it. For who had that one, rows numbered below `epoch_head`
+        are what they were; those from there on may have been lost, and others have come there.
+        For who had yet another, all rows may be others.
+    epoch_head: the head when this epoch began.
+    inserted, sampled: step rows ever appended and rows ever sampled, as the limits count them.
+    """
+
+    head: int
+    first: int
+    data: bytes
+    epoch: int
+    previous_epoch: int
+    epoch_head: int
+    inserted: int
+    sampled: int
+
+
+class Sampled(NamedTuple):
+    """Rows by number.
+
+    head: rows ever appended to the shard.
+    data: packed rows, before + 1 + after for each number; zeros where they are not there.
+    missing: positions among the numbers of those that are not there, ascending.
+    """
+
+    head: int
+    data: bytes
+    missing: Numbers
+
+
+class SavedPriorities(NamedTuple):
+    """What a sampler saved: priorities (capacity,) by slot, 0 where none was."""
+
+    head: int
+    maximum: float
+    priorities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ShardStats:
+    """A shard as seen from outside.
+
+    rows: in the ring.
+    head: ever appended.
+    inserted, sampled: step rows ever appended, and rows ever sampled from it.
+    waits: appends that the limits told to wait.
+    producers: how many appended within the last minute.
+    row_bytes: of a packed row.
+    bytes: of Redis's memory.
+    oldest_age_s: since the oldest rows were appended, to a 64th of the ring; None when empty.
+    rows_per_s: appended over the last 10 s or more.
+    samples_per_s: as the limits reckon with, 0 when none were drawn for a minute.
+    behind: rows that the learner which reported samples last has not taken notice of; None
+        before the first did.
+    epoch_head: the head when Redis was last seen to have come back; 0 if it never was.
+    limits: in force.
+    """
+
+    rows: int
+    head: int
+    inserted: int
+    sampled: int
+    waits: int
+    producers: int
+    row_bytes: int
+    bytes: int
+    oldest_age_s: float | None
+    rows_per_s: float
+    samples_per_s: float
+    behind: int | None
+    epoch_head: int
+    limits: Limits | None
+
+
+class ReplayShard:
+    """A ring of `capacity` rows. Made by `ReplayStore`, which opens it. Not for several threads.
+
+    Row number n is the n-th ever appended, from 0; it lies in slot n mod capacity.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        tag: str,
+        schema: ReplaySchema,
+        capacity: int,
+        layout: tuple[int, int],
+        limits: Limits | None,
+    ) -> None:
+        """layout: rows in all shards, and how many shards."""
+        self.name, self.schema, self.capacity = name, schema, capacity
+        self._client, self._layout, self._limits = client, layout, limits
+        self.prefix = keys.prefix(tag)
+        self._meta, self._readers, self._times = (
+            f"{self.prefix}{part}" for part in ("meta", "readers", "times")
+        )
+        columns = schema.dtype.fields
+        assert columns is not None
+        self._kinds = slice(columns["kind"][1], None, schema.row_bytes)
+        self.rows_per_block = max(1, BLOCK_BYTES // schema.row_bytes)
+        self._id = b""
+        self._reader, self._sampled = uuid.uuid4().hex, 0
+
+    def open(self) -> int:
+        """Create the shard if it is not there; returns its head.
+
+        Raises:
+            InvalidInput: when it is there with another schema, capacity or number of shards.
+            ReplayUnavailable: when Redis does not answer.
+        """
+        bounds = self._limits and (
+            repr(self._limits.samples_per_insert),
+            repr(self._limits.error_buffer),
+            self._limits.min_size,
+        )
+        rows, shards = self._layout
+        with explained(f"opening replay {self.name}"):
+            self._id, stored, stored_rows, stored_shards, head = scripts.OPEN(
+                self._client,
+                [self._meta],
+                *(self.schema.to_json(), self.capacity, self.rows_per_block),
+                *(self.schema.row_bytes, rows, shards),
+                *(bounds or ("", "", "")),
+            )
+        self._compare(stored, stored_rows, stored_shards)
+        return int(head)
+
+    def _compare(self, stored: bytes, stored_rows: bytes | None, stored_shards: bytes) -> None:
+        schema = ReplaySchema.from_json(stored.decode())
+        if schema != self.schema:
+            raise InvalidInput(
+                f"replay {self.name} holds {schema.dtype}, asked for {self.schema.dtype}; "
+                "use another name or remove it"
+            )
+        rows, shards = self._layout
+        there = int(stored_rows or 0), int(stored_shards or 0)
+        if there != self._layout:
+            raise InvalidInput(
+                f"replay {self.name} has a capacity of {there[0]} rows in {there[1]} shards, "
+                f"asked for {rows} in {shards}; use another name or remove it"
+            )
+
+    def append(self, producer: str, sequence: int, data: bytes) -> Appended:
+        """Append packed rows once.
+
+        Args:
+            producer: whoever numbers its chunks.
+            sequence: the chunk's number, from 1, without gaps.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer; the rows may or may not be there,
+                and sending them again with the same sequence number is safe.
+            StorageFull: when Redis has no room.
+        """
+        steps = data[self._kinds].count(STEP)
+        with explained(f"appending to replay {self.name}"):
+            answer = scripts.APPEND(
+                self._client, [self._meta], self._id, producer, sequence, data, steps
+            )
+        return Appended(*answer)
+
+    def tail(self, first: int, most: int, sampled: int = 0) -> Tail:
+        """Rows from number `first` on, `most` at once, or fewer where they are of many MiB.
+
+        Args:
+            sampled: how many were sampled here since the last call that was answered. The same
+                may be passed again when a call failed: it counts once.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer.
+            ReplayDataLost: when the replay is gone from Redis.
+        """
+        most = min(most, max(1, TRIP_BYTES // self.schema.row_bytes))
+        ever = self._sampled + sampled
+        with explained(f"reading replay {self.name}"):
+            answer = scripts.TAIL(
+                self._client,
+                [self._meta, self._readers],
+                *(first, most, self._reader, sampled, ever),
+            )
+        self._sampled = ever
+        return Tail(*self._there(answer))
+
+    def sample(self, numbers: Numbers, before: int = 0, after: int = 1) -> Sampled:
+        """Rows by number with those around them, in one round trip.
+
+        Args:
+            numbers: (B,) row numbers.
+            before, after: how many rows more on either side.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer.
+            ReplayDataLost: when the replay is gone from Redis.
+        """
+        with explained(f"sampling replay {self.name}"):
+            answer = scripts.SAMPLE(self._client, [self._meta], _msgpack(numbers), before, after)
+        head, missing, data = self._there(answer)
+        return Sampled(head, data, np.array(missing, dtype=np.int64))
+
+    def save_priorities(
+        self,
+        sampler: str,
+        head: int,
+        maximum: float,
+        blocks: Sequence[tuple[int, npt.NDArray[np.float32]]],
+    ) -> None:
+        """Keep a sampler's priorities beside the rows; all of it or nothing.
+
+        Args:
+            head: up to which row numbers they are known.
+            maximum: what new rows get.
+            blocks: first slot, a multiple of PRIORITY_BLOCK, and the priorities of the block's
+                slots; those of other blocks stay as they were saved.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer.
+            ReplayDataLost: when the replay is gone from Redis.
+        """
+        pairs = [part for slot, values in blocks for part in (slot, values.astype("<f4").tobytes())]
+        with explained(f"saving priorities of replay {self.name}"):
+            saved = scripts.SAVE_PRIORITIES(
+                self._client,
+                [self._meta, self._priorities(sampler)],
+                *(self._id, head, repr(float(maximum)), *pairs),
+            )
+        if not saved:
+            raise self._gone()
+
+    def load_priorities(self, sampler: str) -> SavedPriorities | None:
+        """What `save_priorities` kept; None when there is nothing.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer.
+        """
+        with explained(f"loading priorities of replay {self.name}"):
+            saved: Any = self._client.hgetall(self._priorities(sampler))
+        if not saved or saved.pop(b"id") != self._id:
+            return None
+        head, maximum = int(saved.pop(b"head")), float(saved.pop(b"maximum"))
+        priorities = np.zeros(self.capacity, dtype=np.float32)
+        for slot, data in saved.items():
+            values = np.frombuffer(data, dtype="<f4")
+            priorities[int(slot) : int(slot) + len(values)] = values
+        return SavedPriorities(head, maximum, priorities)
+
+    def stats(self) -> ShardStats:
+        """The shard as seen from outside.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer.
+            ReplayDataLost: when the replay is gone from Redis.
+        """
+        with explained(f"looking at replay {self.name}"):
+            answer = scripts.STATS(self._client, [self._meta, self._times])
+        fields, times, memory, now_ms = answer
+        if not fields:
+            raise self._gone()
+        meta = {k.decode(): v for k, v in _pairs(fields).items()}
+        head = int(meta["head"])
+        began = self._began(head, {int(k): int(v) for k, v in _pairs(times).items()})
+        chunks = [value for key, value in meta.items() if key.startswith("producer:")]
+        active = [c for c in chunks if now_ms - int(c.split()[1]) < 1000 * _ACTIVE_S]
+        sampling = now_ms - int(meta.get("sample_ms", 0)) < 1000 * _ACTIVE_S
+        return ShardStats(
+            rows=min(head, self.capacity),
+            head=head,
+            inserted=int(meta["inserted"]),
+            sampled=int(meta["sampled"]),
+            waits=int(meta["waits"]),
+            producers=len(active),
+            row_bytes=self.schema.row_bytes,
+            bytes=int(memory),
+            oldest_age_s=(now_ms - began[0][1]) / 1000 if began else None,
+            rows_per_s=_rate(head, began, now_ms),
+            samples_per_s=float(meta.get("sample_rate", 0)) if sampling else 0.0,
+            behind=max(0, head - int(meta["read_to"])) if "read_to" in meta else None,
+            epoch_head=int(meta["epoch_head"]),
+            limits=_limits(meta),
+        )
+
+    def remove(self) -> None:
+        """Delete the shard and all of its rows."""
+        pattern = f"{_escaped(self.prefix)}*"
+        with explained(f"removing replay {self.name}"):
+            found = [*self._client.scan_iter(match=pattern, count=1000)]
+            self._client.unlink(self._meta, *found)
+
+    def _began(self, head: int, times: dict[int, int]) -> list[tuple[int, int]]:
+        """Row numbers, oldest first, and when each was appended in ms; see `scripts.APPEND`."""
+        if not head:
+            return []
+        part_rows = -(-self.capacity // 64)
+        oldest = max(0, head - self.capacity) // part_rows
+        newest = (head - 1) // part_rows
+        return [
+            (part * part_rows, times[part % 65])
+            for part in range(oldest, newest + 1)
+            if part % 65 in times
+        ]
+
+    def _priorities(self, sampler: str) -> str:
+        keys.check_name(sampler)
+        return f"{self.prefix}priorities:{sampler}"
+
+    def _there(self, answer: list[Any]) -> list[Any]:
+        if answer[0] < 0:
+            raise self._gone()
+        return answer
+
+    def _gone(self) -> ReplayDataLost:
+        return ReplayDataLost(f"replay {self.name} is no longer in Redis")
+
+
+def _msgpack(numbers: Numbers) -> bytes:
+    packed = np.empty(len(numbers), dtype=_MSGPACK_UINT64)
+    packed["type"], packed["value"] = 0xCF, numbers
+    return b"\xdd" + len(numbers).to_bytes(4, "big") + packed.tobytes()
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _rate(head: int, began: list[tuple[int, int]], now_ms: int) -> float:
+    if not began:
+        return 0.0
+    before = [b for b in began if now_ms - b[1] >= 1000 * _RATE_OVER_S]
+    row, ms = before[-1] if before else began[0]
+    return 1000 * (head - row) / max(1, now_ms - ms)
+
+
+def _limits(meta: dict[str, bytes]) -> Limits | None:
+    if "samples_per_insert" not in meta:
+        return None
+    return Limits(
+        float(meta["samples_per_insert"]), float(meta["error_buffer"]), int(meta["min_size"])
+    )
+
+
+def _escaped(prefix: str) -> str:
+    return "".join(f"\\{c}" if c in "[]*?\\" else c for c in prefix)
