@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 import redis
 from hypothesis import given, settings
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from replay_rig import SCHEMA, make_rows
 
 from services.common.errors import InvalidConfig, ReplayBackpressure
-from services.common.replay import Limits, ReplayProducer, ReplayStore
+from services.common.replay import (
+    Limits,
+    Replay,
+    ReplayProducer,
+    ReplayStore,
+    list_replays,
+    open_replay,
+)
 from services.common.replay.shard import APPENDED, DUPLICATE, WAIT
 
 TWO = SCHEMA.pack(make_rows(1, range(2)))
@@ -94,6 +102,21 @@ def test_a_store_whose_ring_is_too_short_for_its_limits_is_refused(
 ) -> None:
     with pytest.raises(InvalidConfig, match="ring of 50 rows never holds"):
         ReplayStore(client, name, SCHEMA, 100, shards=2, limits=Limits(1, 10, min_size=50))
+
+
+def test_limits_that_come_to_a_halt_are_refused_when_a_replay_is_opened(
+    client: redis.Redis, name: str
+) -> None:
+    def opened(**sizes: int) -> Replay:
+        limits, generator = Limits(2, 20), np.random.default_rng(0)
+        return open_replay(client, name, SCHEMA, 100, generator=generator, limits=limits, **sizes)
+
+    with pytest.raises(InvalidConfig, match="producers and learner would wait for each other"):
+        opened(chunk_rows=4, batch_size=64)
+    with pytest.raises(InvalidConfig, match="need chunk_rows and batch_size"):
+        opened()
+    assert list_replays(client).count(name) == 0  # nothing was made
+    assert opened(chunk_rows=4, batch_size=16).size == 0
 
 
 def test_a_chunk_that_never_fits_is_refused_and_does_not_wait(

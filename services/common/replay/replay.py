@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from services.common.errors import InvalidConfig
 from services.common.replay.batch import Batch
 from services.common.replay.connection import Client
 from services.common.replay.limiter import Limits
@@ -83,6 +84,8 @@ def open_replay(
     n_step: int = 1,
     discount: float = 0.99,
     limits: Limits | None = None,
+    chunk_rows: int | None = None,
+    batch_size: int | None = None,
     shards: int = 1,
     relabel: Relabeler | None = None,
     folder: Path | None = None,
@@ -98,6 +101,8 @@ def open_replay(
             nothing here and takes a round trip a batch.
         n_step: most steps a transition looks ahead; its rewards are summed with `discount`.
         limits: of samples per insert, for everybody from now on.
+        chunk_rows, batch_size: with limits, the most steps that will be appended and sampled at
+            once, so that settings under which all would wait for each other are refused.
         relabel: computes rewards anew when rows are sampled.
         folder: where the mirror's rows are mapped into memory instead of taking memory.
         prefetch: batches made ahead in a thread; worth it for large rows and in server mode.
@@ -107,6 +112,10 @@ def open_replay(
         InvalidConfig: when settings do not go together.
         ReplayUnavailable: when Redis does not answer.
     """
+    if limits is not None:
+        if chunk_rows is None or batch_size is None:
+            raise InvalidConfig("limits need chunk_rows and batch_size, to see whether they fit")
+        limits.check(chunk_rows, batch_size, capacity, shards)
     sampling = Sampling(generator, sampler, n_step, discount, relabel)
     store = ReplayStore(client, name, schema, capacity, shards, limits)
     replay: MirrorReplay | ServerReplay

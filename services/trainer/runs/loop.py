@@ -91,6 +91,13 @@ class TrainingLoop(ABC):
     def step(self) -> None:
         """Take some environment steps, count them, and learn."""
 
+    def state(self) -> dict[str, Any]:
+        """More plain data to go on from, beside what every loop keeps."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most have no more
+        """Go on from what `state` gave."""
+
     def run(self) -> bool:
         """Train to the goal, to the end, or until asked to stop; True when it is finished."""
         session = self._loop.session
@@ -125,6 +132,7 @@ class TrainingLoop(ABC):
             "episodes": loop.session.episodes,
             "generator": loop.generator.bit_generator.state,
             "judge": loop.judge.state(),
+            **self.state(),
         }
         loop.checkpoints.save(Checkpoint(self.env_steps, learner.tensors(), state))
         loop.session.checkpoint_saved(self.env_steps)
@@ -139,6 +147,7 @@ class TrainingLoop(ABC):
         loop.generator.bit_generator.state = state["generator"]
         loop.judge.restore(state["judge"])
         loop.session.episodes = state["episodes"]
+        self.restore(state)
         self.env_steps = checkpoint.env_steps
         loop.session.say(f"resumed at {self.env_steps} env steps")
 

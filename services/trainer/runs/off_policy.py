@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from services.common.errors import ReplayUnavailable, StorageFull
 from services.common.replay import (
@@ -21,32 +21,16 @@ from services.common.replay import (
 )
 from services.common.spec import PolicySpec
 from services.trainer import environments
-from services.trainer.checkpoint import Checkpoint, CheckpointStore
+from services.trainer.checkpoint import CheckpointStore
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import DQNRun, RLHFRun
 from services.trainer.divergence import check_finite
-from services.trainer.evaluate import Greedy
 from services.trainer.exploration import EpsilonGreedy
 from services.trainer.learning import Learning
 from services.trainer.resources import Resources
+from services.trainer.runs.loop import Judge, LoopParts, TrainingLoop
 from services.trainer.runs.session import RunSession
 from services.trainer.schedules import epsilons, linear
-
-
-class Judge(Protocol):
-    """Decides what becomes of the policy as it learns; see services.trainer.publishing."""
-
-    def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
-        """Evaluate; True when the run's goal is reached."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Plain data to go on from."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,15 +49,15 @@ class Parts:
     relabel: Relabeler | None = None
 
 
-class OffPolicyRun:
+class OffPolicyRun(TrainingLoop):
     """One run of DQN through the Redis replay."""
 
     def __init__(self, config: DQNRun | RLHFRun, parts: Parts) -> None:
         self._config, self._parts = config, parts
         self._rates = config.dqn if isinstance(config, DQNRun) else config.tuning
-        self.env_steps = 0
         self._replay: MirrorReplay = self._patiently(lambda: _open_replay(config, parts))
-        self._restore()
+        loop = LoopParts(parts.session, parts.judge, parts.checkpoints, parts.generator)
+        super().__init__(config, self._rates.total_env_steps, loop, parts.learning.learner)
         self._patiently(self._replay.sync)
         self._explorer = EpsilonGreedy(
             config.environment.num_envs, self._rates.epsilon.repeat, parts.generator
@@ -82,61 +66,19 @@ class OffPolicyRun:
             environments.make(config.environment),
             self._replay.schema,
             seed=environments.seed_from(parts.generator),
-            # Ids of an attempt that a crash cut short must not come again.
-            first_episode=parts.attempt << 32,
+            first_episode=_first_episode(parts),
         )
 
-    def run(self) -> bool:
-        """Train to the goal, to the end, or until asked to stop; True when it is finished."""
-        config, session = self._config, self._parts.session
-        total = self._rates.total_env_steps
-        evaluation_due = self._next(config.evaluation.period)
-        checkpoint_due = self._next(config.checkpoint.period)
-        while self.env_steps < total:
-            if session.should_stop:
-                self.save()
-                return False
-            self._step()
-            session.progress("training", self.env_steps, total, "env steps")
-            if self.env_steps >= evaluation_due:
-                evaluation_due = self._next(config.evaluation.period)
-                if self._evaluate():
-                    return True
-            if self.env_steps >= checkpoint_due:
-                checkpoint_due = self._next(config.checkpoint.period)
-                self.save()
-        session.progress("training", self.env_steps, total, "env steps", now=True)
-        self._evaluate()
-        return True
+    def state(self) -> dict[str, Any]:
+        """See TrainingLoop."""
+        return {"learning": self._parts.learning.state()}
 
-    def save(self) -> None:
-        """Make the state durable."""
-        parts = self._parts
-        state = {
-            "updates": parts.learning.learner.updates,
-            "learning": parts.learning.state(),
-            "episodes": parts.session.episodes,
-            "generator": parts.generator.bit_generator.state,
-            "judge": parts.judge.state(),
-        }
-        parts.checkpoints.save(Checkpoint(self.env_steps, parts.learning.learner.tensors(), state))
-        parts.session.checkpoint_saved(self.env_steps)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See TrainingLoop."""
+        self._parts.learning.restore(state["learning"])
 
-    def _restore(self) -> None:
-        parts = self._parts
-        checkpoint = parts.checkpoints.load_newest()
-        if checkpoint is None:
-            return
-        state = checkpoint.state
-        parts.learning.learner.restore(checkpoint.tensors, state["updates"])
-        parts.learning.restore(state["learning"])
-        parts.generator.bit_generator.state = state["generator"]
-        parts.judge.restore(state["judge"])
-        parts.session.episodes = state["episodes"]
-        self.env_steps = checkpoint.env_steps
-        parts.session.say(f"resumed at {self.env_steps} env steps")
-
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Collect a chunk, append it, and learn as much as it allows."""
         steps = self._collect()
         rows = self._collector.take()
         self._patiently(lambda: self._replay.append(rows))
@@ -176,13 +118,6 @@ class OffPolicyRun:
                 linear(share, rates.learning_rate, rates.final_learning_rate)
             )
 
-    def _evaluate(self) -> bool:
-        learner = self._parts.learning.learner
-        return self._parts.judge.consider(learner.network, learner.greedy, self.env_steps)
-
-    def _next(self, period: int) -> int:
-        return (self.env_steps // period + 1) * period
-
     def _patiently(self, operation: Any) -> Any:
         session = self._parts.session
         return patiently(
@@ -208,6 +143,13 @@ def run(config: DQNRun | RLHFRun, parts: Parts) -> bool:
             raise
         loop.save()
         return False
+
+
+def _first_episode(parts: Parts) -> int:
+    """Ids of an attempt that a crash cut short must not come again, nor those of another run
+    that appends to the same replay."""
+    digest = hashlib.sha256(f"{parts.run_id}:{parts.attempt}".encode()).digest()
+    return int.from_bytes(digest[:4]) << 31  # ids are counted in int64 on the way
 
 
 def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> MirrorReplay:
