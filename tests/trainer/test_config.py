@@ -11,6 +11,7 @@ from services.trainer.config import (
     PPORun,
     RLHFRun,
     SegmentsRun,
+    TabularRun,
     load_preset,
     parse,
     preset_names,
@@ -28,7 +29,7 @@ def test_each_preset_can_be_run_and_says_all_of_itself(name: str) -> None:
 
 def test_the_presets_cover_every_kind_of_run() -> None:
     kinds = {type(load_preset(name)) for name in preset_names()}
-    assert kinds == {DQNRun, PPORun, SegmentsRun, RLHFRun}
+    assert kinds == {DQNRun, PPORun, TabularRun, SegmentsRun, RLHFRun}
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
@@ -74,7 +75,7 @@ def test_overrides_replace_values_by_dotted_key() -> None:
         ("dqn.batch_size", "[1", "'\\[1' is not a YAML value"),
         ("policy", "2026-13-45", "'2026-13-45' is not a YAML value"),
         ("policy", "!!python/object:os.system x", "is not a YAML value"),
-        ("algorithm", "magic", "algorithm: .*'dqn', 'ppo', 'segments', 'dqn-rlhf'"),
+        ("algorithm", "magic", "algorithm: .*'dqn', 'ppo', 'tabular', 'segments', 'dqn-rlhf'"),
         (
             "replay.min_replay_size",
             "1000000",
