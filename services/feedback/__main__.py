@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import sys
 
 from services.common.errors import TutelageError
@@ -24,9 +23,7 @@ MAX_MESSAGE_BYTES = 32 << 20  # an upload of some hundred segments with their cl
 async def serve(settings: FeedbackSettings) -> None:
     """Open the database, migrate it, serve, and close it again."""
     database = Database(settings.database)
-    core = FeedbackCore(
-        database, ClipStore(settings.clips), settings.held_out_share, random.Random()
-    )
+    core = FeedbackCore(database, ClipStore(settings.clips), settings.held_out_share)
     servicer = FeedbackServicer(core, settings.label_goal)
     service = Service(NAME, lambda server: add_FeedbackServiceServicer_to_server(servicer, server))
     options = ServerOptions(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,20 +36,12 @@ class FeedbackCore:
     """Every method is one transaction, durable when it returns. Call from one thread.
 
     held_out_share: share of episodes, and of pairs, kept for judging reward models.
-    generator: draws pairs and their sides.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        clips: ClipStore,
-        held_out_share: float,
-        generator: random.Random,
-    ) -> None:
+    def __init__(self, database: Database, clips: ClipStore, held_out_share: float) -> None:
         self._database = database
         self._clips = clips
         self._held_out_share = held_out_share
-        self._generator = generator
 
     def upload(self, uploaded: Sequence[segments.NewSegment]) -> int:
         """Store segments with their clips, all or none of the rows; returns how many were new.
@@ -87,7 +78,7 @@ class FeedbackCore:
 
         def work(session: Session) -> ShownPair:
             task = segments.only_policy(session, policy)
-            pair = pairs.next_pair(session, task, labeler, self._held_out_share, self._generator)
+            pair = pairs.next_pair(session, task, labeler, self._held_out_share)
             left = segments.get(session, pair.left_segment_id)
             return ShownPair(pair, left, segments.get(session, pair.right_segment_id))
 

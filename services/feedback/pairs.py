@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import uuid
 from collections import Counter
@@ -12,6 +13,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from services.common.errors import InvalidInput, NotFound, PreconditionFailed
+from services.feedback import standings
 from services.feedback.schema import Pair, Preference, Segment, Split, Undo
 
 MAX_LABELER = 64
@@ -20,14 +22,24 @@ MAX_LABELER = 64
 NEWEST_RATIO = 2.0
 
 
+# One that won is shown this many times as often as one that neither won nor lost, and one that
+# lost as much less: what people like is where a policy will be led, so there it must be known
+# well, while how bad the bad is matters little.
+BEST_RATIO = 3.0
+# A segment that has been in this many more pairs makes up for a rating that is 1 closer.
+PAIRS_FOR_A_RATING = 4
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A segment that may be shown: how new its policy is in [0, 1], in how many pairs it was."""
+    """A segment that may be shown: how new its policy is in [0, 1], in how many pairs it was,
+    and how it did in those, see `standings`."""
 
     segment_id: str
     episode_id: str
     newness: float
     uses: int
+    rating: float = 0.0
 
 
 def choose(
@@ -35,26 +47,39 @@ def choose(
     seen: Collection[frozenset[str]],
     generator: random.Random,
 ) -> tuple[str, str] | None:
-    """Two segments of different episodes, those used least first, left and right at random.
+    """Two segments of different episodes: the one whose turn it is, and one that did about as
+    well so far, as in a Swiss tournament. Which of two is better is mostly known already when
+    one has won and the other lost; between equals it says most.
 
     Args:
         seen: unordered pairs that are not to be shown again.
 
     Returns:
-        Left and right segment id, or None when nothing new is left.
+        Left and right segment id, left and right at random, or None when nothing new is left.
     """
-    turn = {
-        c.segment_id: (c.uses + generator.random()) / (1 + (NEWEST_RATIO - 1) * c.newness)
-        for c in candidates
-    }
-    ordered = sorted(candidates, key=lambda c: turn[c.segment_id])
-    for i, first in enumerate(ordered):
-        for second in ordered[i + 1 :]:
+    turn = {c.segment_id: (c.uses + generator.random()) / _weight(c) for c in candidates}
+    for first in sorted(candidates, key=lambda c: turn[c.segment_id]):
+        rivals = [
+            c
+            for c in candidates
+            if c.episode_id != first.episode_id
+            and frozenset((first.segment_id, c.segment_id)) not in seen
+        ]
+        if rivals:
+            second = min(rivals, key=lambda c: _mismatch(first, c, turn[c.segment_id]))
             pair = [first.segment_id, second.segment_id]
-            if first.episode_id != second.episode_id and frozenset(pair) not in seen:
-                generator.shuffle(pair)
-                return pair[0], pair[1]
+            generator.shuffle(pair)
+            return pair[0], pair[1]
     return None
+
+
+def _weight(candidate: Candidate) -> float:
+    liked = min(max(math.exp(candidate.rating), 1 / BEST_RATIO), BEST_RATIO)
+    return liked * (1 + (NEWEST_RATIO - 1) * candidate.newness)
+
+
+def _mismatch(first: Candidate, second: Candidate, turn: float) -> float:
+    return abs(first.rating - second.rating) + turn / PAIRS_FOR_A_RATING
 
 
 def check_labeler(labeler: str) -> str:
@@ -70,16 +95,13 @@ def check_labeler(labeler: str) -> str:
     return labeler
 
 
-def next_pair(
-    session: Session, policy: str, labeler: str, held_out_share: float, generator: random.Random
-) -> Pair:
+def next_pair(session: Session, policy: str, labeler: str, held_out_share: float) -> Pair:
     """The oldest pair still open to the labeler, so that a reload shows it again; or a new one.
 
     Raises:
         PreconditionFailed: when there is nothing to compare, or nothing that is new to them.
     """
-    pair = _oldest_open(session, policy, labeler)
-    return pair or _draw(session, policy, labeler, held_out_share, generator)
+    return _oldest_open(session, policy, labeler) or _draw(session, policy, labeler, held_out_share)
 
 
 def _oldest_open(session: Session, policy: str, labeler: str) -> Pair | None:
@@ -93,12 +115,13 @@ def is_open() -> exists:  # type: ignore[valid-type]
     return ~exists().where(Preference.pair_id == Pair.pair_id, ~undone)
 
 
-def _draw(
-    session: Session, policy: str, labeler: str, held_out_share: float, generator: random.Random
-) -> Pair:
+def _draw(session: Session, policy: str, labeler: str, held_out_share: float) -> Pair:
     sides = _candidates(session, policy)
     seen = _seen(session, policy, labeler)
-    preferred = Split.HELD_OUT if generator.random() < held_out_share else Split.TRAIN
+    shown = _shown(session, policy)
+    # By what is stored and not by chance: the same segments and labels give the same pairs.
+    generator = random.Random(f"{policy}\0{labeler}\0{shown.total()}")
+    preferred = due(shown, held_out_share)
     for split in sorted(Split, key=lambda split: split != preferred):
         chosen = choose(sides[split], seen, generator)
         if chosen is not None:
@@ -115,6 +138,21 @@ def _draw(
     )
 
 
+def due(shown: Counter[str], held_out_share: float) -> Split:
+    """The side the next pair should be of, by count: the share holds for a few pairs too.
+
+    Args:
+        shown: pairs of the policy on either side so far.
+    """
+    wanted = math.floor(held_out_share * (shown.total() + 1))
+    return Split.HELD_OUT if shown[Split.HELD_OUT] < wanted else Split.TRAIN
+
+
+def _shown(session: Session, policy: str) -> Counter[str]:
+    counted = select(Pair.split, func.count()).where(Pair.policy == policy)
+    return Counter(dict(session.execute(counted.group_by(Pair.split)).all()))
+
+
 def _candidates(session: Session, policy: str) -> dict[str, list[Candidate]]:
     uses: Counter[str] = Counter()
     for column in (Pair.left_segment_id, Pair.right_segment_id):
@@ -126,12 +164,32 @@ def _candidates(session: Session, policy: str) -> dict[str, list[Candidate]]:
         .order_by(Segment.segment_id)
     ).all()
     newest = max((row.policy_version for row in rows), default=0) or 1
+    rating = standings.ratings(_judged(session, policy))
     sides: dict[str, list[Candidate]] = {split: [] for split in Split}
     for row in rows:
-        newness = row.policy_version / newest
-        candidate = Candidate(row.segment_id, row.episode_id, newness, uses[row.segment_id])
-        sides[row.split].append(candidate)
+        # What was never published is what is being tuned: newer than all that was.
+        newness = row.policy_version / newest or 1.0
+        sides[row.split].append(
+            Candidate(
+                row.segment_id,
+                row.episode_id,
+                newness,
+                uses[row.segment_id],
+                rating.get(row.segment_id, 0.0),
+            )
+        )
     return sides
+
+
+def _judged(session: Session, policy: str) -> list[tuple[str, str, str]]:
+    undone = exists().where(Undo.preference_id == Preference.preference_id)
+    query = (
+        select(Pair.left_segment_id, Pair.right_segment_id, Preference.choice)
+        .join(Preference, Preference.pair_id == Pair.pair_id)
+        .where(Preference.policy == policy, ~undone)
+        .order_by(Preference.number)
+    )
+    return [(left, right, choice) for left, right, choice in session.execute(query)]
 
 
 def _seen(session: Session, policy: str, labeler: str) -> set[frozenset[str]]:

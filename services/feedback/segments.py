@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from services.common import clips
@@ -142,8 +143,18 @@ def _check_finite(name: str, array: bytes) -> None:
         )
 
 
-def split_of(policy: str, episode_id: str, held_out_share: float) -> Split:
-    """The side an episode's segments are on: by hash, so that it needs no memory."""
+def split_of(policy: str, episode_id: str, held_out_share: float, episodes: Counter[str]) -> Split:
+    """The side of a new episode: by hash, as long as the held-out ones stay at their share,
+    rounded up or down. Left to chance, a task with few episodes may come to have none.
+
+    Args:
+        episodes: of the policy on either side so far.
+    """
+    wanted = held_out_share * (episodes.total() + 1)
+    if episodes[Split.HELD_OUT] < math.floor(wanted):
+        return Split.HELD_OUT
+    if episodes[Split.HELD_OUT] >= math.ceil(wanted):
+        return Split.TRAIN
     digest = hashlib.sha256(f"{policy}\0{episode_id}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     return Split.HELD_OUT if position < held_out_share else Split.TRAIN
@@ -197,6 +208,9 @@ def _row(session: Session, segment: NewSegment, held_out_share: float) -> Segmen
         Segment.policy == segment.policy, Segment.episode_id == segment.episode_id
     )
     split = session.scalar(of_same_episode.limit(1))
+    if split is None:
+        episodes = _episodes(session, segment.policy)
+        split = split_of(segment.policy, segment.episode_id, held_out_share, episodes)
     return Segment(
         segment_id=segment.segment_id,
         policy=segment.policy,
@@ -210,8 +224,16 @@ def _row(session: Session, segment: NewSegment, held_out_share: float) -> Segmen
         rewards=segment.rewards,
         frames_per_s=segment.frames_per_s,
         clip_sha256=hashlib.sha256(segment.clip).hexdigest(),
-        split=split or split_of(segment.policy, segment.episode_id, held_out_share),
+        split=split,
     )
+
+
+def _episodes(session: Session, policy: str) -> Counter[str]:
+    """How many episodes are on either side."""
+    counted = select(Segment.split, func.count(Segment.episode_id.distinct())).where(
+        Segment.policy == policy
+    )
+    return Counter(dict(session.execute(counted.group_by(Segment.split)).all()))
 
 
 def get(session: Session, segment_id: str) -> Segment:

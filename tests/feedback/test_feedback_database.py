@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from services.feedback.convert import uploaded_segment
 from services.feedback.core import FeedbackCore
 from services.feedback.database import Database
 from services.feedback.preferences import Judgement
-from services.feedback.schema import Base, Choice
+from services.feedback.schema import Base, Choice, Pair
 from services.feedback.servicer import FeedbackServicer
 from tutelage.v1 import feedback_pb2 as pb
 from tutelage.v1.feedback_pb2_grpc import (
@@ -42,8 +42,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close()
 
 
-def make_core(database: Database, clips: Path, seed: int = 0) -> FeedbackCore:
-    return FeedbackCore(database, ClipStore(str(clips)), 0.25, random.Random(seed))
+def make_core(database: Database, clips: Path) -> FeedbackCore:
+    return FeedbackCore(database, ClipStore(str(clips)), 0.25)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_damaged_clip_is_not_handed_out(core: FeedbackCore, tmp_path: Path) ->
 
 
 def test_clips_lie_in_any_fsspec_file_system(database: Database) -> None:
-    core = FeedbackCore(database, ClipStore("memory://clips"), 0.25, random.Random(0))
+    core = FeedbackCore(database, ClipStore("memory://clips"), 0.25)
     segment = uploaded_segment(make_segment("cartpole", 1))
     core.upload([segment])
     assert core.clip(segment.segment_id) == segment.clip
@@ -199,6 +199,48 @@ def test_an_episode_stays_on_its_side_when_the_share_changes(database: Database)
         lambda session: [segments.get(session, s.segment_id).split for s in (first, later)]
     )
     assert sides == ["train", "train"]
+
+
+def test_a_task_of_few_episodes_has_held_out_pairs_too(core: FeedbackCore) -> None:
+    core.upload([uploaded_segment(make_segment("cartpole", number)) for number in range(8)])
+    splits = [judged(core, Choice.LEFT).split for _ in range(4)]
+    assert sorted(splits) == ["held_out", "train", "train", "train"]
+
+
+def judged(core: FeedbackCore, choice: Choice) -> Pair:
+    pair = core.next_pair("cartpole", "ann").pair
+    core.submit(Judgement(pair.pair_id, "ann", choice))
+    return pair
+
+
+def test_the_same_segments_and_labels_give_the_same_pairs(tmp_path: Path) -> None:
+    uploaded = [uploaded_segment(make_segment("cartpole", number)) for number in range(20)]
+    drawn = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        database = Database(f"sqlite:///{folder}/labels.db")
+        core = make_core(database, folder / "clips")
+        core.upload(uploaded)
+        pairs = [judged(core, Choice.LEFT if n % 3 else Choice.TIE) for n in range(30)]
+        drawn.append([(p.left_segment_id, p.right_segment_id, p.split) for p in pairs])
+        database.close()
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 30
+
+
+def test_what_wins_comes_back_more_often(core: FeedbackCore) -> None:
+    core.upload([uploaded_segment(make_segment("cartpole", number)) for number in range(40)])
+    shown: Counter[str] = Counter()
+    for _ in range(120):
+        pair = core.next_pair("cartpole", "ann").pair
+        left, right = pair.left_segment_id, pair.right_segment_id
+        shown.update((left, right))
+        better = Choice.LEFT if left > right else Choice.RIGHT
+        core.submit(Judgement(pair.pair_id, "ann", better))
+    ranked = sorted(shown)  # by what the labeler likes, worst first
+    worst, best = (sum(shown[i] for i in part) for part in (ranked[:10], ranked[-10:]))
+    assert best > 1.5 * worst
 
 
 def test_two_services_on_one_database_count_a_judgement_once(

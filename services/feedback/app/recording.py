@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import streamlit as st
 
 from services.feedback.app.connection import Connection
@@ -43,7 +45,9 @@ def _recording(connection: Connection, task: str) -> pb.Run | None:
 
 def _start(connection: Connection, task: str) -> None:
     try:
-        connection.training.start_run((task or DEFAULT_TASK) + PRESET_SUFFIX)
+        # The preset's own seed would give the clips there are already.
+        seed = secrets.randbelow(2**31)
+        connection.training.start_run((task or DEFAULT_TASK) + PRESET_SUFFIX, seed=seed)
     except TutelageError as error:
         st.error(f"The recording could not start: {error}")
     else:
