@@ -233,14 +233,18 @@ class RecordingConfig(Strict):
     """Segments of behaviour for people to compare, chosen to differ from among many.
 
     In each episode the policy errs with an ε drawn for it, from 0 to `max_epsilon` and small
-    more often than large; an erring action is held for `repeat` steps in the mean.
+    more often than large; an erring action is held for `repeat` steps in the mean. It also
+    misreads what it sees, by an offset drawn for the episode; `misreading` is the offsets'
+    standard deviation, in standard deviations of what it sees when it does not. In the first
+    few episodes it reads everything right.
     """
 
     segments: Annotated[int, Field(ge=0)] = 60
     length: Positive = 50
     episodes: Annotated[Positive, Field(description="Played to choose segments from.")] = 64
-    max_epsilon: Share = 0.4
+    max_epsilon: Share = 0.1
     repeat: Annotated[float, Field(ge=1)] = 4.0
+    misreading: Annotated[float, Field(ge=0)] = 1.0
 
 
 class SegmentsRun(RunConfig):
@@ -262,14 +266,14 @@ class RewardConfig(Strict):
     learning_rate: PositiveFloat = 3e-3
     weight_penalty: Annotated[
         float, Field(ge=0, description="L2; keeps what preferences do not depend on out of it.")
-    ] = 0.01
+    ] = 0.003
     utility_scale: Annotated[
         PositiveFloat, Field(description="Utility of a segment: this times its mean reward.")
     ] = 10.0
     max_reward: Annotated[
         PositiveFloat, Field(description="Rewards are kept within this many deviations.")
     ] = 3.0
-    epochs: Positive = 150
+    epochs: Positive = 250
     label_noise: Share = 0.1
     min_preferences: Positive = 50
     min_accuracy: Share = 0.75
@@ -307,7 +311,7 @@ class RLHFRun(TrainingConfig):
     recording: Annotated[
         RecordingConfig,
         Field(description="Of policies met on the way, for the labels to come; 0 segments: none."),
-    ] = RecordingConfig(max_epsilon=0.1)
+    ] = RecordingConfig()
     environment_reward_weight: Annotated[float, Field(ge=0)] = 1.0
     learned_reward_weight: Annotated[float, Field(ge=0)] = 3.0
     pessimism: Annotated[

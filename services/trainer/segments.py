@@ -3,12 +3,16 @@
 Many episodes are played without being drawn; segments that differ are chosen from them; and
 only those are drawn, by playing their episodes again, which are the same for the same seed and
 actions.
+
+A good policy goes to few places, and what people like may lie elsewhere. So in most episodes
+it is made to misread what it sees: one that holds something where it should be then holds it
+elsewhere, just as well. That shows far more than errors would, which it soon corrects.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +23,9 @@ import numpy.typing as npt
 from services.common.clips import encode
 from services.common.errors import InvalidConfig
 from services.trainer.config import EnvironmentConfig, RecordingConfig
-from services.trainer.diversity import spread_out
+from services.trainer.diversity import by_change_within, spread_out
 from services.trainer.environments import seed_from
+from services.trainer.evaluate import StepReward
 from services.trainer.exploration import EpsilonGreedy
 from tutelage.v1 import feedback_pb2 as pb
 
@@ -51,6 +56,14 @@ class Played:
     rewards: npt.NDArray[np.float32]
     terminated: bool
 
+    @property
+    def digest(self) -> str:
+        """Of what happened, so that the same episode has the same name wherever it is played."""
+        content = hashlib.sha256(f"{self.version}:{self.seed}:".encode())
+        for array in (self.observations, self.actions):
+            content.update(array.tobytes())
+        return content.hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Window:
@@ -80,41 +93,84 @@ def open_environment(environment: EnvironmentConfig) -> Env:
 
 
 def play(
-    env: Env, source: Source, recording: RecordingConfig, generator: np.random.Generator
-) -> Played:
-    """An episode of a policy that sometimes errs: by ε drawn for the episode, small more often
-    than large, with erring actions that are held for a while."""
-    epsilon = np.array([recording.max_epsilon * generator.random() ** 2])
-    actions_n = int(env.action_space.n)  # type: ignore[attr-defined]
-    explorer = EpsilonGreedy(1, recording.repeat, generator)
-    seed = seed_from(generator)
-    observation, _ = env.reset(seed=seed)
-    observations, actions, rewards = [], [], []
-    terminated = truncated = False
-    while not (terminated or truncated):
-        best = np.eye(actions_n, dtype=np.float32)[source.act(observation[None])]
-        action = int(explorer.choose(best, epsilon).actions[0])
-        observations.append(np.asarray(observation, np.float32))
-        actions.append(action)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        rewards.append(float(reward))
-    return Played(
-        source.version,
-        seed,
-        np.stack(observations),
-        np.array(actions, np.int64),
-        np.array(rewards, np.float32),
-        bool(terminated),
-    )
+    envs: Sequence[Env],
+    source: Source,
+    recording: RecordingConfig,
+    spread: npt.NDArray[np.float64] | float,
+    generator: np.random.Generator,
+) -> list[Played]:
+    """An episode in each environment, side by side, of a policy that misreads and errs.
+
+    Throughout an episode each element it sees is off by as much: normally distributed,
+    `recording.misreading` times the element's spread. It errs by an ε drawn for the episode,
+    small more often than large, with erring actions that are held for a while.
+
+    Args:
+        envs: of one kind, with discrete actions.
+        spread: of what is seen without misreading, *shape; 0 for none of it.
+    """
+    space: Any = envs[0].observation_space
+    actions_n = int(envs[0].action_space.n)  # type: ignore[attr-defined]
+    epsilons = recording.max_epsilon * generator.random(len(envs)) ** 2
+    explorer = EpsilonGreedy(len(envs), recording.repeat, generator)
+    offsets = generator.normal(size=(len(envs), *space.shape)) * recording.misreading * spread
+    playing = [_Playing(env, seed_from(generator)) for env in envs]
+    while not all(episode.over for episode in playing):
+        seen = np.stack([episode.observation for episode in playing])  # (B, *shape)
+        misread = np.clip(seen + offsets, space.low, space.high).astype(seen.dtype)
+        best = np.eye(actions_n, dtype=np.float32)[source.act(misread)]  # (B, A)
+        chosen = explorer.choose(best, epsilons).actions
+        for episode, action in zip(playing, chosen, strict=True):
+            episode.step(int(action))
+    return [episode.played(source.version) for episode in playing]
+
+
+class _Playing:
+    """An episode under way; nothing more happens once it is over."""
+
+    def __init__(self, env: Env, seed: int) -> None:
+        self._env, self._seed = env, seed
+        self.observation, _ = env.reset(seed=seed)
+        self.over = self._terminated = False
+        self._steps: list[tuple[Any, int, float]] = []
+
+    def step(self, action: int) -> None:
+        if self.over:
+            return
+        seen = np.asarray(self.observation, np.float32)
+        self.observation, reward, self._terminated, truncated, _ = self._env.step(action)
+        self._steps.append((seen, action, float(reward)))
+        self.over = self._terminated or truncated
+
+    def played(self, version: int) -> Played:
+        observations, actions, rewards = zip(*self._steps, strict=True)
+        return Played(
+            version,
+            self._seed,
+            np.stack(observations),
+            np.array(actions, np.int64),
+            np.array(rewards, np.float32),
+            bool(self._terminated),
+        )
 
 
 def choose_windows(
-    episodes: list[Played], length: int, count: int, generator: np.random.Generator
+    episodes: list[Played],
+    length: int,
+    count: int,
+    generator: np.random.Generator,
+    reward: StepReward | None = None,
 ) -> list[Window]:
-    """Windows of equal length that differ in what is seen on average.
+    """Windows of equal length that differ in what is seen on average, beside how much that
+    changes within one: where something stays for a while tells windows apart, its trembling
+    does not.
 
     One in which an episode terminates is left out: it would be compared by its end alone, and
     the environment's reward teaches about ends already.
+
+    Args:
+        reward: of a step, as learned so far; a window is drawn e times as readily for 1 more
+            in its mean, for where that is high a policy will be led next.
     """
     windows = [
         Window(number, start)
@@ -123,11 +179,13 @@ def choose_windows(
     ]
     if not windows:
         return []
-    means = [
-        episodes[w.episode].observations[w.start : w.start + length].mean(axis=0).ravel()
-        for w in windows
-    ]
-    return [windows[i] for i in spread_out(np.stack(means), count, generator)]
+    seen = [episodes[w.episode].observations[w.start : w.start + length] for w in windows]
+    weights = None
+    if reward is not None:
+        done = [episodes[w.episode].actions[w.start : w.start + length] for w in windows]
+        rewards = reward(np.concatenate(seen), np.concatenate(done))
+        weights = np.exp(rewards.reshape(-1, length).mean(axis=1, dtype=float))
+    return [windows[i] for i in spread_out(by_change_within(seen), count, generator, weights)]
 
 
 def _usable(episode: Played) -> int:
@@ -140,7 +198,6 @@ def draw(
     windows: list[Window],
     length: int,
     policy: str,
-    run_id: str,
 ) -> Iterator[pb.Segment]:
     """Play the windows' episodes again, and make segments with clips of the windows.
 
@@ -156,7 +213,7 @@ def draw(
             yield pb.Segment(
                 policy=policy,
                 policy_version=episode.version,
-                episode_id=hashlib.sha256(f"{run_id}:{number}".encode()).hexdigest()[:16],
+                episode_id=episode.digest,
                 start_step=start,
                 length=length,
                 observation_shape=episode.observations.shape[1:],

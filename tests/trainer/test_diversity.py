@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.trainer.diversity import spread_out
+from services.trainer.diversity import by_change_within, spread_out
 
 SEEDS = range(20)
 
@@ -39,14 +39,45 @@ def test_a_rare_row_is_not_missed_among_many_alike() -> None:
         assert 1000 in spread_out(rows, 2, np.random.default_rng(seed))
 
 
-def test_columns_count_alike_whatever_their_units() -> None:
-    # The first column is in thousandths, the second in thousands; each has two blurred ends.
+def test_rows_of_more_weight_are_drawn_more_readily() -> None:
+    rows = np.linspace(0, 1, 400, dtype=np.float32)[:, None]
+    weights = np.where(np.arange(400) < 200, 1.0, 9.0)
+    drawn = [i for s in SEEDS for i in spread_out(rows, 40, np.random.default_rng(s), weights)]
+    heavy = np.mean(np.array(drawn) >= 200)
+    assert 0.6 < heavy < 0.9
+
+
+def stretches(places: np.ndarray, tremble: np.ndarray) -> list[np.ndarray]:
+    """20 steps at each place, (n, d), trembling by as much in each element, (d,)."""
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=(len(places), 20, places.shape[1])) * tremble
+    return list((places[:, None] + noise).astype(np.float32))
+
+
+def test_elements_count_alike_whatever_their_units() -> None:
+    # The first element is in thousandths, the second in thousands; each has two ends.
     ends = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
-    blurred = np.repeat(ends, 25, axis=0) + np.random.default_rng(0).normal(0, 0.01, (100, 2))
-    rows = (blurred * [1e-3, 1e3]).astype(np.float32)
+    units = np.array([1e-3, 1e3])
+    seen = stretches(np.repeat(ends, 25, axis=0) * units, 0.1 * units)
     for seed in SEEDS:
-        chosen = spread_out(rows, 4, np.random.default_rng(seed))
+        chosen = spread_out(by_change_within(seen), 4, np.random.default_rng(seed))
         assert sorted(i // 25 for i in chosen) == [0, 1, 2, 3]
+
+
+def test_what_trembles_within_a_stretch_does_not_tell_stretches_apart() -> None:
+    # The first element lasts, the second trembles; standardised, their means would count alike.
+    places = np.stack([np.linspace(0, 1, 200), np.zeros(200)], axis=1)
+    features = by_change_within(stretches(places, np.array([0.02, 1.0])))
+    lasting, trembling = features.std(axis=0)
+    assert lasting > 20 * trembling
+
+
+def test_what_hardly_changes_within_a_stretch_is_not_all_that_counts() -> None:
+    places = np.stack([np.linspace(0, 1, 200), np.linspace(0, 1, 200)], axis=1)
+    features = by_change_within(stretches(places, np.array([0.0, 0.1])))
+    still, trembling = features.std(axis=0)
+    assert 9 < still <= 10.1
+    assert trembling > 2
 
 
 def test_where_there_are_fewer_rows_than_asked_all_are_chosen() -> None:
@@ -62,11 +93,12 @@ def test_none_are_chosen_where_none_are_wanted_or_there_are_none() -> None:
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
-def test_a_constant_column_says_nothing(constant: float) -> None:
-    rows = np.full((40, 2), constant, np.float32)
-    rows[20:, 1] += 1
+def test_a_constant_element_says_nothing(constant: float) -> None:
+    places = np.full((40, 2), constant)
+    places[20:, 1] += 1
+    features = by_change_within(stretches(places, np.zeros(2)))
     for seed in SEEDS:
-        chosen = spread_out(rows, 2, np.random.default_rng(seed))
+        chosen = spread_out(features, 2, np.random.default_rng(seed))
         assert sorted(i // 20 for i in chosen) == [0, 1]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_policies
 from feedback_rig import FeedbackProcess
@@ -14,8 +15,10 @@ from services.trainer.config import load_preset
 from services.trainer.resources import Resources
 from services.trainer.runs.execute import execute
 from services.trainer.runs.history import HistoryReader
+from services.trainer.runs.recording import lots
 from services.trainer.runs.session import RunSession
 from services.trainer.runs.store import RunFolder, RunStore, RunView
+from services.trainer.segments import Source
 from tutelage.v1 import feedback_pb2
 from tutelage.v1 import training_pb2 as pb
 
@@ -113,6 +116,23 @@ def test_another_run_adds_segments_of_its_own(recording: Recording) -> None:
     for seed in ("1", "2"):
         assert recording.execute(recording.start(seed=seed)) == pb.RUN_STATUS_SUCCEEDED
     assert recording.segments == 2 * SEGMENTS
+
+
+def test_the_same_run_again_adds_nothing_and_says_so(recording: Recording) -> None:
+    assert recording.execute(recording.start()) == pb.RUN_STATUS_SUCCEEDED
+    folder = recording.start()
+    assert recording.execute(folder) == pb.RUN_STATUS_SUCCEEDED
+    assert recording.segments == SEGMENTS
+    events = HistoryReader(folder.history).read()
+    (text,) = [e.message.text for e in events if e.HasField("message")]
+    assert text.endswith(f"{SEGMENTS} of them were there already")
+
+
+def test_episodes_are_shared_out_evenly_and_a_few_at_a_time() -> None:
+    one, two = (Source(lambda seen: np.zeros(len(seen), np.int64), v) for v in (1, 2))
+    assert lots([one], 40) == [(one, 14), (one, 13), (one, 13)]
+    assert lots([one, two], 40) == [(one, 10), (two, 10), (one, 10), (two, 10)]
+    assert lots([one, two], 3) == [(one, 2), (two, 2)]
 
 
 def test_a_run_is_stopped_while_playing(recording: Recording) -> None:

@@ -135,8 +135,8 @@ def test_rewards_over_the_segments_are_normalised() -> None:
     ensemble, _ = fitted(data)
     rewards = ensemble.reward(data.observations.reshape(-1, 4), data.actions.reshape(-1))
     assert rewards.dtype == np.float32
-    assert rewards.mean() == pytest.approx(0, abs=1e-3)
-    assert rewards.std() == pytest.approx(1, abs=1e-2)
+    assert rewards.mean() == pytest.approx(0, abs=1e-2)  # but for what max_reward cuts off
+    assert rewards.std() == pytest.approx(1, abs=2e-2)
 
 
 def test_pessimism_takes_off_what_members_disagree_on() -> None:
@@ -145,6 +145,17 @@ def test_pessimism_takes_off_what_members_disagree_on() -> None:
     actions = np.zeros(2, np.int64)
     taken = ensemble.reward(x, actions) - ensemble.reward(x, actions, pessimism=1.0)
     assert taken[1] > taken[0] > 0
+
+
+def test_members_that_differ_by_a_constant_do_not_disagree() -> None:
+    data = preferences()
+    ensemble, _ = fitted(data, CONFIG.model_copy(update={"max_reward": 1e6}))
+    x, actions = data.observations.reshape(-1, 4), data.actions.reshape(-1)
+    before = ensemble.reward(x, actions, pessimism=1.0)
+    with torch.no_grad():
+        ensemble.layers[-1].bias += 100 * torch.arange(CONFIG.members).reshape(-1, 1, 1)
+    ensemble.normalise(torch.from_numpy(x), torch.from_numpy(actions))
+    np.testing.assert_allclose(ensemble.reward(x, actions, pessimism=1.0), before, atol=1e-2)
 
 
 def test_rewards_far_from_what_was_seen_are_kept_within_bounds() -> None:
@@ -163,9 +174,9 @@ def test_what_preferences_say_nothing_of_is_kept_out_of_the_reward() -> None:
         fitted(preferences(pairs=100), CONFIG.model_copy(update={"weight_penalty": penalty}))[0]
         .reward(x, actions)
         .std()
-        for penalty in (0.0, CONFIG.weight_penalty)
+        for penalty in (0.0, CONFIG.weight_penalty, 0.01)
     ]
-    assert spread[1] < spread[0] / 2
+    assert spread[0] > 1.2 * spread[1] > 1.8 * spread[2]
 
 
 def test_a_single_member_has_nothing_to_disagree_on() -> None:

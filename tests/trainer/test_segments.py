@@ -12,6 +12,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from services.common.clips import probe
 from services.common.errors import InvalidConfig
 from services.trainer.config import EnvironmentConfig, RecordingConfig
+from services.trainer.evaluate import StepReward
 from services.trainer.segments import (
     Env,
     Played,
@@ -26,7 +27,8 @@ from tutelage.v1 import feedback_pb2 as pb
 
 CARTPOLE = EnvironmentConfig(id="CartPole-v1")
 LENGTH = 12
-RECORDING = RecordingConfig(segments=6, length=LENGTH, episodes=6, max_epsilon=0.8)
+EPISODES = 6
+RECORDING = RecordingConfig(segments=6, length=LENGTH, max_epsilon=0.8, misreading=0)
 
 
 class Drifting(CartPoleEnv):
@@ -75,7 +77,7 @@ def balance(observations: np.ndarray) -> np.ndarray:
 def played(env: Env, recording: RecordingConfig = RECORDING, seed: int = 0) -> list[Played]:
     generator = np.random.default_rng(seed)
     source = Source(balance, version=3)
-    return [play(env, source, recording, generator) for _ in range(recording.episodes)]
+    return [e for _ in range(EPISODES) for e in play([env], source, recording, 0.0, generator)]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,83 @@ def test_the_policy_errs_at_times_in_some_episodes_and_never_without_epsilon() -
     assert [errors(e) for e in exact] == [0] * len(exact)
 
 
+def stay(observations: np.ndarray) -> np.ndarray:
+    """Balance near the middle of the track."""
+    worth = observations @ np.array([0.5, 1.0, 10.0, 2.5], np.float32)
+    return (worth > 0).astype(np.int64)
+
+
+def test_a_policy_that_misreads_does_as_well_elsewhere() -> None:
+    envs = [open_environment(CARTPOLE) for _ in range(24)]
+    usual = np.array([0.3, 0.0, 0.0, 0.0])
+
+    def places(spread: np.ndarray | float) -> tuple[np.ndarray, list[int]]:
+        recording = RecordingConfig(max_epsilon=0, misreading=2.0)
+        found = play(envs, Source(stay, 1), recording, spread, np.random.default_rng(0))
+        return np.array([e.observations[-50:, 0].mean() for e in found]), [
+            len(e.actions) for e in found
+        ]
+
+    at_home, lengths = places(0.0)
+    away, lengths_away = places(usual)
+    for env in envs:
+        env.close()
+    assert np.abs(at_home).max() < 0.2
+    assert 0.4 < away.std() < 0.8
+    assert away.min() < -0.5
+    assert away.max() > 0.5
+    assert min(lengths + lengths_away) == 500
+
+
+def test_what_is_misread_is_recorded_as_it_was() -> None:
+    env = open_environment(CARTPOLE)
+    misread: list[np.ndarray] = []
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        misread.append(observations[0])
+        return balance(observations)
+
+    recording = RecordingConfig(max_epsilon=0, misreading=1.0)
+    (found,) = play([env], Source(act, 1), recording, np.full(4, 0.01), np.random.default_rng(0))
+    env.reset(seed=found.seed)
+    again = [env.step(int(action))[0] for action in found.actions]
+    env.close()
+    np.testing.assert_array_equal(found.observations[1:], np.stack(again)[:-1])
+    offsets = np.stack(misread) - found.observations
+    assert offsets.std(axis=0).max() < 1e-6
+    assert (np.abs(offsets[0]) > 1e-5).all()
+
+
+def test_a_misread_observation_is_one_that_the_environment_could_give() -> None:
+    env = open_environment(CARTPOLE)
+    misread: list[np.ndarray] = []
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        misread.append(observations[0])
+        return balance(observations)
+
+    recording = RecordingConfig(max_epsilon=0, misreading=1.0)
+    play([env], Source(act, 1), recording, np.full(4, 100.0), np.random.default_rng(0))
+    assert all(env.observation_space.contains(seen) for seen in misread)
+    env.close()
+
+
+def test_episodes_side_by_side_are_of_their_own() -> None:
+    envs = [open_environment(CARTPOLE) for _ in range(5)]
+    found = play(envs, Source(balance, 1), RECORDING, 0.0, np.random.default_rng(0))
+    assert len({episode.seed for episode in found}) == 5
+    assert len({episode.digest for episode in found}) == 5
+    for episode in found:
+        observation, _ = envs[0].reset(seed=episode.seed)
+        for seen, action in zip(episode.observations, episode.actions, strict=True):
+            np.testing.assert_array_equal(seen, observation)
+            observation, _, terminated, truncated, _ = envs[0].step(int(action))
+        assert terminated == episode.terminated
+        assert terminated or truncated
+    for env in envs:
+        env.close()
+
+
 def test_windows_are_of_equal_length_apart_and_without_an_end_in_them() -> None:
     generator = np.random.default_rng(0)
 
@@ -131,6 +210,20 @@ def test_where_no_episode_is_long_enough_there_are_no_windows(episodes: list[Pla
     assert choose_windows(episodes, 501, 10, np.random.default_rng(0)) == []
 
 
+def test_windows_of_more_reward_are_chosen_more_readily(episodes: list[Played]) -> None:
+    def reward(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        assert len(observations) == len(actions)
+        return (4 * np.sign(observations[:, 0])).astype(np.float32)
+
+    def right(reward: StepReward | None) -> int:
+        chosen = choose_windows(episodes, 6, 20, np.random.default_rng(0), reward)
+        assert len(chosen) == 20
+        places = [episodes[w.episode].observations[w.start : w.start + 6, 0] for w in chosen]
+        return sum(place.mean() > 0 for place in places)
+
+    assert right(reward) > right(None)
+
+
 def test_no_window_of_real_episodes_holds_an_end(episodes: list[Played]) -> None:
     assert any(episode.terminated for episode in episodes)
     for window in choose_windows(episodes, LENGTH, 100, np.random.default_rng(0)):
@@ -141,7 +234,7 @@ def test_no_window_of_real_episodes_holds_an_end(episodes: list[Played]) -> None
 def test_segments_hold_what_was_seen_and_a_clip_frame_for_step(episodes: list[Played]) -> None:
     windows = choose_windows(episodes, LENGTH, 6, np.random.default_rng(0))
     env = open_environment(CARTPOLE)
-    segments = list(draw(env, episodes, windows, LENGTH, "cartpole", "run-1"))
+    segments = list(draw(env, episodes, windows, LENGTH, "cartpole"))
     env.close()
     assert len(segments) == len(windows) == 6
     ordered = sorted(windows, key=lambda w: (w.episode, w.start))
@@ -170,7 +263,7 @@ def test_each_window_is_drawn_once_and_from_its_own_step(episodes: list[Played])
     # Neighbours, a gap, and out of order.
     windows = [Window(longest, start) for start in (2 * LENGTH, 0, LENGTH // 2 * 8)]
     env = open_environment(CARTPOLE)
-    segments = list(draw(env, episodes, windows, LENGTH, "cartpole", "run-1"))
+    segments = list(draw(env, episodes, windows, LENGTH, "cartpole"))
     env.close()
     assert [s.start_step for s in segments] == sorted(w.start for w in windows)
     for window, segment in zip(sorted(windows, key=lambda w: w.start), segments, strict=True):
@@ -184,6 +277,7 @@ def test_the_same_generator_plays_the_same_again(episodes: list[Played]) -> None
     for one, two in zip(episodes, again, strict=True):
         np.testing.assert_array_equal(one.observations, two.observations)
         np.testing.assert_array_equal(one.actions, two.actions)
+        assert one.digest == two.digest
 
 
 def test_an_environment_that_says_it_is_not_deterministic_is_refused() -> None:
@@ -196,7 +290,7 @@ def test_an_environment_found_not_to_be_deterministic_is_refused() -> None:
     found = played(env)
     windows = choose_windows(found, LENGTH, 2, np.random.default_rng(0))
     with pytest.raises(InvalidConfig, match="differs when it is played again"):
-        list(draw(env, found, windows, LENGTH, "cartpole", "run-1"))
+        list(draw(env, found, windows, LENGTH, "cartpole"))
     env.close()
 
 

@@ -35,19 +35,21 @@ class Round:
 POLICY, ENVIRONMENT, TEACHER = "cartpole", "CartPole-v1", "cart-at-one"
 EPISODES = 100
 SOLVED, NEAR_BEFORE, NEAR_AFTER, MAX_LABELS = 475.0, 0.20, 0.70, 200
-# A few labels say in which direction to go, and policies that go too far show where to stop.
-# The first models are judged on a dozen pairs, which says little, so they have no gate and a
-# small say; the last one has the preset's.
-GENTLY = {
-    "learned_reward_weight": "2.0",
-    "reward.max_reward": "10",
-    "reward.min_accuracy": "0",
-    "reward.max_calibration_error": "1",
-}
+# The first labels say in which direction to go. The policies that go there, and too far for want
+# of labels from there, show where to stop. The first model is judged on few pairs, which says
+# little, so it has no gate; the last one has the preset's.
 ROUNDS = (
-    Round(labels=50, overrides={"tuning.total_env_steps": "49152", **GENTLY}),
-    Round(labels=60, overrides={"tuning.total_env_steps": "49152", **GENTLY}),
-    Round(labels=90, overrides={"recording.segments": "0"}),
+    Round(
+        labels=80,
+        overrides={
+            "tuning.total_env_steps": "32768",
+            "tuning.reward_scale": "10",
+            "pessimism": "0",
+            "reward.min_accuracy": "0",
+            "reward.max_calibration_error": "1",
+        },
+    ),
+    Round(labels=120, overrides={"recording.segments": "0"}),
 )
 ALL_LABELS = sum(r.labels for r in ROUNDS)
 SWAPS = 10

@@ -63,7 +63,7 @@ class RewardEnsemble(nn.Module):
         self.log_tie = nn.Parameter(torch.full((members, 1), -1.0))
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
-        self.register_buffer("reward_mean", torch.zeros(()))
+        self.register_buffer("reward_mean", torch.zeros(members, 1))
         self.register_buffer("reward_std", torch.ones(()))
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -80,11 +80,15 @@ class RewardEnsemble(nn.Module):
         self.observation_std.copy_(observations.std(dim=0).clamp_min(1e-3))
 
     def normalise(self, observations: Tensor, actions: Tensor) -> None:
-        """Make the mean reward over these steps 0 and its spread 1."""
+        """Make the mean reward over these steps 0 and its spread 1.
+
+        Members are centred one by one: preferences say nothing of what is added to all
+        rewards, so members that differ in that do not disagree.
+        """
         with torch.no_grad():
-            rewards = self(observations, actions).mean(dim=0)
-        self.reward_mean.copy_(rewards.mean())
-        self.reward_std.copy_(rewards.std().clamp_min(1e-6))
+            rewards = self(observations, actions)  # (E, B)
+        self.reward_mean.copy_(rewards.mean(dim=1, keepdim=True))
+        self.reward_std.copy_(rewards.mean(dim=0).std().clamp_min(1e-6))
 
     def reward(
         self, observations: npt.NDArray[Any], actions: npt.NDArray[Any], pessimism: float = 0.0
@@ -100,10 +104,10 @@ class RewardEnsemble(nn.Module):
         """
         flat = torch.from_numpy(np.asarray(observations, np.float32).reshape(len(actions), -1))
         with torch.inference_mode():
-            members = self(flat, torch.from_numpy(np.asarray(actions, np.int64)))  # (E, B)
-            mean = members.mean(dim=0) - self.reward_mean
+            members = self(flat, torch.from_numpy(np.asarray(actions, np.int64)))
+            members = members - self.reward_mean  # (E, B)
             spread = members.std(dim=0, correction=0) if pessimism else 0.0  # 0 for one member
-            normal = (mean - pessimism * spread) / self.reward_std
+            normal = (members.mean(dim=0) - pessimism * spread) / self.reward_std
             rewards: npt.NDArray[np.float32] = (
                 normal.clamp(-self.max_reward, self.max_reward).float().numpy()
             )

@@ -92,7 +92,7 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
     generator = np.random.default_rng(config.seed)
     match config:
         case SegmentsRun():
-            return record(config, folder.run_id, session, resources, generator)
+            return record(config, session, resources, generator)
         case DQNRun():
             return _train_dqn(config, folder, session, resources, attempt, generator)
         case TabularRun():

@@ -84,11 +84,11 @@ def fine_tune(
     _publish(judge, config, identity, session, resources, generator)
     if not config.recording.segments or session.should_stop:
         return True
-    recorder = Recorder(config.policy, folder.run_id, config.environment, session, resources)
+    recorder = Recorder(config.policy, config.environment, session, resources)
     sources = [Source(greedy(base), manifest.version)]
     # The first third still learns to stand on its leash.
     sources += [Source(greedy(n), 0) for n in judge.snapshots[len(judge.snapshots) // 3 :]]
-    recorder.record(sources, config.recording, generator)
+    recorder.record(sources, config.recording, generator, shaping.learned)
     return True
 
 
