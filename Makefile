@@ -38,6 +38,9 @@ bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s
 bench-replay: $(VENV)/.dev ## The replay beside others (installed on demand): rows/s, µs a batch
 	@$(BIN)/python tests/benchmarks/bench_replay.py
 
+bench-demo: $(VENV)/.dev ## The demo for 8 seeds: what people's labels made of 8 policies
+	@$(BIN)/python tests/benchmarks/bench_demo.py
+
 lint: $(VENV)/.dev ## ruff and the import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
