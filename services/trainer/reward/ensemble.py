@@ -26,6 +26,18 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(self.bias, inputs, self.weight)
 
 
+class Bump(nn.Module):
+    """exp(-z²/2), the activation of radial basis functions.
+
+    What people like often lies in the middle of something. Lines, which ReLU makes, go on past
+    it wherever few labels say to stop; a bump ends by itself, and says nothing far away.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(…) → (…), within (0, 1]"""
+        return torch.exp(-0.5 * inputs.square())
+
+
 class RewardEnsemble(nn.Module):
     """r(s, a) of each member: networks of an observation and a one-hot action.
 
@@ -34,8 +46,7 @@ class RewardEnsemble(nn.Module):
 
     Args:
         utility_scale: a segment is worth this times its mean reward.
-        max_reward: normalised rewards are kept within ± this: where it has seen nothing, a
-            network's lines go on for ever.
+        max_reward: normalised rewards are kept within ± this.
     """
 
     observation_mean: Tensor
@@ -58,7 +69,7 @@ class RewardEnsemble(nn.Module):
         sizes = (observation_size + actions, *hidden)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [EnsembleLinear(members, inputs, outputs), nn.ReLU()]
+            layers += [EnsembleLinear(members, inputs, outputs), Bump()]
         self.layers = nn.Sequential(*layers, EnsembleLinear(members, sizes[-1], 1))
         self.log_tie = nn.Parameter(torch.full((members, 1), -1.0))
         self.register_buffer("observation_mean", torch.zeros(observation_size))
