@@ -101,9 +101,9 @@ def play(
 ) -> list[Played]:
     """An episode in each environment, side by side, of a policy that misreads and errs.
 
-    Throughout an episode each element it sees is off by as much: normally distributed,
-    `recording.misreading` times the element's spread. It errs by an ε drawn for the episode,
-    small more often than large, with erring actions that are held for a while.
+    Throughout an episode each element of a Box that it sees is off by as much: normally
+    distributed, `recording.misreading` times the element's spread. It errs by an ε drawn for
+    the episode, small more often than large, with erring actions that are held for a while.
 
     Args:
         envs: of one kind, with discrete actions.
@@ -117,8 +117,9 @@ def play(
     playing = [_Playing(env, seed_from(generator)) for env in envs]
     while not all(episode.over for episode in playing):
         seen = np.stack([episode.observation for episode in playing])  # (B, *shape)
-        misread = np.clip(seen + offsets, space.low, space.high).astype(seen.dtype)
-        best = np.eye(actions_n, dtype=np.float32)[source.act(misread)]  # (B, A)
+        if isinstance(space, gym.spaces.Box):  # the number of a state is read right or not at all
+            seen = np.clip(seen + offsets, space.low, space.high).astype(seen.dtype)
+        best = np.eye(actions_n, dtype=np.float32)[source.act(seen)]  # (B, A)
         chosen = explorer.choose(best, epsilons).actions
         for episode, action in zip(playing, chosen, strict=True):
             episode.step(int(action))

@@ -173,6 +173,22 @@ def test_a_misread_observation_is_one_that_the_environment_could_give() -> None:
     env.close()
 
 
+def test_numbers_of_states_are_not_misread() -> None:
+    lake = EnvironmentConfig(id="FrozenLake-v1", kwargs={"is_slippery": False})
+    asked: list[np.ndarray] = []
+
+    def act(states: np.ndarray) -> np.ndarray:
+        asked.append(states)
+        return np.full(len(states), 2)
+
+    recording = RECORDING.model_copy(update={"misreading": 3.0, "max_epsilon": 0.0})
+    envs = [open_environment(lake) for _ in range(2)]
+    played = play(envs, Source(act, 1), recording, 5.0, np.random.default_rng(0))
+    assert [episode.observations[0] for episode in played] == [0, 0]
+    assert asked[1].tolist() == [1, 1]
+    assert asked[1].dtype.kind == "i"
+
+
 def test_episodes_side_by_side_are_of_their_own() -> None:
     envs = [open_environment(CARTPOLE) for _ in range(5)]
     found = play(envs, Source(balance, 1), RECORDING, 0.0, np.random.default_rng(0))
