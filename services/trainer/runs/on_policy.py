@@ -15,6 +15,7 @@ from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
 from services.trainer.config import PPORun
 from services.trainer.divergence import check_finite
 from services.trainer.returns import generalised_advantages
+from services.trainer.runs.episodes import EpisodeCounter
 from services.trainer.runs.loop import LoopParts, TrainingLoop
 
 
@@ -45,8 +46,7 @@ class OnPolicyRun(TrainingLoop):
         seed = environments.seed_from(parts.generator)
         self._observations = self._envs.reset(seed=seed)[0]
         self._ended = np.zeros(self._envs.num_envs, dtype=bool)
-        self._returns = np.zeros(self._envs.num_envs)
-        self._lengths = np.zeros(self._envs.num_envs, dtype=np.int64)
+        self._episodes = EpisodeCounter(self._envs.num_envs, parts.session)
 
     def step(self) -> None:
         """A rollout, and an update on it."""
@@ -63,7 +63,8 @@ class OnPolicyRun(TrainingLoop):
             observations, live = self._observations, ~self._ended
             choice = self._learner.act(observations, self._parts.generator)
             self._observations, rewards, terminated, truncated, _ = self._envs.step(choice.actions)
-            self._count(live, rewards, terminated | truncated)
+            self.env_steps += int(live.sum())
+            self._episodes.add(self.env_steps, live, rewards, terminated | truncated)
             self._ended = live & (terminated | truncated)
             taken.append(
                 (
@@ -78,18 +79,6 @@ class OnPolicyRun(TrainingLoop):
             )
         taken_columns = tuple(np.stack(column) for column in zip(*taken, strict=True))
         return Rollout(self._observations, *taken_columns)
-
-    def _count(
-        self, live: npt.NDArray[np.bool_], rewards: npt.NDArray[Any], over: npt.NDArray[np.bool_]
-    ) -> None:
-        self.env_steps += int(live.sum())
-        self._returns += np.where(live, rewards, 0)
-        self._lengths += live
-        for i in np.flatnonzero(live & over):
-            self._parts.session.episode(
-                self.env_steps, float(self._returns[i]), int(self._lengths[i])
-            )
-            self._returns[i] = self._lengths[i] = 0
 
     def _batch(self, rollout: Rollout) -> RolloutBatch:
         config, shape = self._config, rollout.action.shape

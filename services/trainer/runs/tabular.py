@@ -10,6 +10,7 @@ from gymnasium.vector import VectorEnv
 from services.trainer import environments
 from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.config import TabularRun
+from services.trainer.runs.episodes import EpisodeCounter
 from services.trainer.runs.loop import LoopParts, TrainingLoop
 from services.trainer.schedules import epsilons
 
@@ -26,8 +27,7 @@ class TabularLoop(TrainingLoop):
         self._states = self._envs.reset(seed=environments.seed_from(parts.generator))[0]
         self._actions = learner.choose(self._states, self._epsilon(), parts.generator)
         self._ended = np.zeros(count, dtype=bool)
-        self._returns = np.zeros(count)
-        self._lengths = np.zeros(count, dtype=np.int64)
+        self._episodes = EpisodeCounter(count, parts.session)
 
     def run(self) -> bool:
         """See TrainingLoop."""
@@ -54,22 +54,13 @@ class TabularLoop(TrainingLoop):
             for i in np.flatnonzero(live)
         ]
         self.env_steps += len(errors)
-        self._count(live, rewards, terminated | truncated)
+        self._episodes.add(self.env_steps, live, rewards, terminated | truncated)
         self._ended = live & (terminated | truncated)
         self._states, self._actions = states, actions
         if errors:
             size = float(np.abs(errors).mean())
             figures = {"td_error": size, "epsilon": epsilon}
             self._parts.session.metrics(self.env_steps, figures)
-
-    def _count(self, live: Any, rewards: Any, over: Any) -> None:
-        self._returns += np.where(live, rewards, 0)
-        self._lengths += live
-        for i in np.flatnonzero(live & over):
-            self._parts.session.episode(
-                self.env_steps, float(self._returns[i]), int(self._lengths[i])
-            )
-            self._returns[i] = self._lengths[i] = 0
 
     def _epsilon(self) -> float:
         return float(epsilons(self.env_steps, self._config.epsilon, 1)[0])
