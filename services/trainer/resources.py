@@ -21,14 +21,13 @@ class Resources:
 
     redis_url: the replay's Redis.
     registry: the policy repository.
-    inference_address, feedback_address: host:port of the services.
+    feedback_address: host:port of the feedback service.
     reward_models: folder of fitted reward models.
     git_commit: of this code; empty when unknown.
     """
 
     redis_url: str
     registry: PolicyRegistry
-    inference_address: str
     feedback_address: str
     reward_models: Path
     git_commit: str = ""

@@ -37,7 +37,6 @@ class TrainerSettings(PlatformSettings):
         return Resources(
             redis_url=self.redis_url or DEFAULT_REDIS_URL,
             registry=PolicyRegistry(self.policies_url),
-            inference_address=self.inference_address,
             feedback_address=self.feedback_address,
             reward_models=self.data_dir / "reward_models",
             git_commit=self.git_commit or _git_commit(),

@@ -46,7 +46,7 @@ class Training:
     def __init__(self, url: str, folder: Path) -> None:
         torch.set_num_threads(1)  # as the trainer does
         registry = PolicyRegistry(str(folder / "policies"))
-        self._resources = Resources(url, registry, "", "", folder / "reward_models")
+        self._resources = Resources(url, registry, "", folder / "reward_models")
         self._folder, self._numbers = folder, count()
         self.cpu_ratios: list[float] = []
         self._config = self._configured(STEPS)

@@ -35,7 +35,6 @@ def resources(shared_valkey: EmbeddedRedis, tmp_path: Path) -> Iterator[Resource
     found = Resources(
         redis_url=shared_valkey.url,
         registry=PolicyRegistry(str(tmp_path / "policies")),
-        inference_address="127.0.0.1:1",
         feedback_address="127.0.0.1:1",
         reward_models=tmp_path / "reward_models",
     )

@@ -94,7 +94,6 @@ def world(
     resources = Resources(
         redis_url=shared_valkey.url,
         registry=PolicyRegistry(str(folder / "policies")),
-        inference_address="127.0.0.1:1",
         feedback_address=shared_feedback.address,
         reward_models=folder / "reward_models",
     )

@@ -93,7 +93,6 @@ class Rig:
         self.resources = Resources(
             redis_url="redis://127.0.0.1:1",
             registry=self.registry,
-            inference_address="127.0.0.1:1",
             feedback_address="127.0.0.1:1",
             reward_models=folder / "reward_models",
             git_commit="c0ffee",
