@@ -44,6 +44,17 @@ class NetworkConfig(Strict):
     ] = ()
 
 
+class ActorCriticNetworkConfig(NetworkConfig):
+    """Perceptrons of one form for the actor and for each critic.
+
+    `normalise_observations`: by their running mean and standard deviation, which the exported
+    policy carries.
+    """
+
+    activation: Literal["relu", "tanh"] = "relu"
+    normalise_observations: bool = False
+
+
 class ReplayConfig(Strict):
     """The replay in Redis; its name is the run's unless given."""
 
@@ -141,21 +152,40 @@ class FineTuningConfig(Strict):
     epsilon: EpsilonConfig = EpsilonConfig()
 
 
-class PPOConfig(Strict):
-    """Proximal policy optimisation (Schulman et al. 2017), clipped."""
+class OnPolicyConfig(Strict):
+    """What PPO and A2C share.
+
+    `normalise_rewards`: by the running standard deviation of the discounted return.
+    `initial_log_std`: of a Gaussian policy, in units in which an action's bounds are ±1.
+    """
 
     total_env_steps: Positive = 100_000
     learning_rate: PositiveFloat = 1e-3
     anneal_learning_rate: bool = True
     rollout_steps: Annotated[Positive, Field(description="Per environment.")] = 32
-    epochs: Positive = 10
-    minibatch_size: Positive = 256
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.98
     gae_lambda: Share = 0.8
-    clip_range: PositiveFloat = 0.2
     value_coefficient: Annotated[float, Field(ge=0)] = 0.5
     entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
     max_gradient_norm: PositiveFloat = 0.5
+    normalise_rewards: bool = False
+    initial_log_std: float = 0.0
+
+
+class PPOConfig(OnPolicyConfig):
+    """Proximal policy optimisation (Schulman et al. 2017), clipped."""
+
+    epochs: Positive = 10
+    minibatch_size: Positive = 256
+    clip_range: PositiveFloat = 0.2
+
+
+class A2CConfig(OnPolicyConfig):
+    """Advantage actor-critic (Mnih et al. 2016), synchronous."""
+
+    rollout_steps: Annotated[Positive, Field(description="Per environment.")] = 8
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    gae_lambda: Share = 1.0
 
 
 class TabularUpdate(StrEnum):
@@ -218,8 +248,26 @@ class PPORun(TrainingConfig):
     """Trains with PPO; rollouts stay in memory."""
 
     algorithm: Literal["ppo"]
-    network: NetworkConfig = NetworkConfig()
+    network: ActorCriticNetworkConfig = ActorCriticNetworkConfig()
     ppo: PPOConfig = PPOConfig()
+
+    @property
+    def rates(self) -> PPOConfig:
+        """What the algorithm is set to."""
+        return self.ppo
+
+
+class A2CRun(TrainingConfig):
+    """Trains with A2C; rollouts stay in memory."""
+
+    algorithm: Literal["a2c"]
+    network: ActorCriticNetworkConfig = ActorCriticNetworkConfig()
+    a2c: A2CConfig = A2CConfig()
+
+    @property
+    def rates(self) -> A2CConfig:
+        """What the algorithm is set to."""
+        return self.a2c
 
 
 class TabularRun(TrainingConfig):
@@ -322,7 +370,7 @@ class RLHFRun(TrainingConfig):
     ] = 0.0
 
 
-Run = DQNRun | PPORun | TabularRun | SegmentsRun | RLHFRun
+Run = DQNRun | PPORun | A2CRun | TabularRun | SegmentsRun | RLHFRun
 _ANY_RUN: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="algorithm")])
 
 

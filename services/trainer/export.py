@@ -17,21 +17,26 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from services.common.action_space import Box
 from services.common.errors import ModelRejected
 from services.common.spec import PolicySpec
+from services.trainer.heads import head_of
 
 BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
 
 
 class _WithGreedyAction(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    """What a model file gives: the policy's outputs, and the best action."""
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        parameters = self.network(observation)  # (B, A)
-        return parameters, parameters.argmax(dim=1)  # (B,)
+    def __init__(self, network: nn.Module, spec: PolicySpec) -> None:
+        super().__init__()
+        device = next(iter(network.state_dict().values())).device
+        self.network, self.head = network, head_of(spec).to(device)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+        parameters = self.network(observation)  # (B, P)
+        return *self.head.outputs(parameters), self.head.greedy(parameters)
 
 
 class Exporter:
@@ -49,13 +54,13 @@ class Exporter:
         """An ONNX model of the platform's signature.
 
         Args:
-            network: (B, *observation) → (B, actions).
+            network: (B, *observation) → (B, P), the spec's outputs side by side.
             observations: (n ≥ 2, *shape) real ones, to trace and to compare with.
 
         Raises:
             ModelRejected: when ONNX Runtime's answers differ from torch's.
         """
-        module = _WithGreedyAction(network).eval()
+        module = _WithGreedyAction(network, self._spec).eval()
         weights = {n: t.cpu().numpy() for n, t in module.state_dict().items()}
         model = self._traced and _with_weights(self._traced, weights)
         if model is None:
@@ -77,7 +82,7 @@ def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) 
             (sample,),
             str(path),
             input_names=["observation"],
-            output_names=[spec.distribution.value, "action"],
+            output_names=[*spec.outputs, "action"],
             dynamic_shapes={"observation": {0: torch.export.Dim("batch", min=1)}},
             external_data=False,
             dynamo=True,
@@ -127,16 +132,35 @@ def check_parity(
     device = next(module.parameters()).device
     for size in BATCHES:
         batch = np.resize(_with_extremes(observations), (size, *spec.observation.shape))
-        ours, action = session.run(None, {"observation": batch})
+        ours = session.run(None, {"observation": batch})
         with torch.no_grad():
-            theirs = module(torch.as_tensor(batch, device=device))[0].cpu().numpy()
-        scale = max(1.0, float(np.abs(theirs).max()))
-        difference = float(np.abs(ours - theirs).max()) / scale
-        if not difference <= TOLERANCE or (action != ours.argmax(axis=1)).any():
+            theirs = [
+                output.cpu().numpy() for output in module(torch.as_tensor(batch, device=device))
+            ]
+        difference = float(np.max([*map(_difference, ours, theirs)]))  # NaN if one is
+        if not difference <= TOLERANCE or not _is_best(ours, spec):
             raise ModelRejected(
                 f"the exported model differs from the network by {difference:.2g} "
                 f"(relative) on a batch of {size}, expected at most {TOLERANCE:.0e}"
             )
+
+
+def _difference(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """The largest, relative to the largest number; none between whole numbers, whose ties may
+    be broken either way."""
+    if ours.dtype.kind == "i":
+        return 0.0
+    scale = max(1.0, float(np.abs(theirs).max()))
+    return float(np.abs(ours - theirs).max()) / scale
+
+
+def _is_best(outputs: list[npt.NDArray[Any]], spec: PolicySpec) -> bool:
+    """Whether indices of actions are those of the greatest numbers beside them."""
+    if isinstance(spec.action, Box):
+        return True
+    parts = np.split(outputs[0], spec.action.starts[1:], axis=1)
+    best = np.stack([part.argmax(axis=1) for part in parts], axis=1)
+    return np.array_equal(best.reshape(outputs[1].shape), outputs[1])
 
 
 def _with_extremes(observations: npt.NDArray[Any]) -> npt.NDArray[Any]:

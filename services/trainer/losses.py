@@ -67,6 +67,12 @@ def clipped_policy_loss(
     return -torch.minimum(ratio * advantage, clipped * advantage).mean()
 
 
+def policy_gradient_loss(log_probability: Tensor, advantage: Tensor) -> Tensor:
+    """-mean log π(a|s)·A, whose gradient is the policy gradient (Sutton et al. 2000). All (B,);
+    no gradient flows into the advantage."""
+    return -(log_probability * advantage.detach()).mean()
+
+
 def preference_log_likelihood(
     left: Tensor, right: Tensor, log_tie: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

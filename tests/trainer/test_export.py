@@ -11,9 +11,10 @@ from torch import nn
 
 from services.common.errors import ModelRejected
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
-from services.trainer.config import NetworkConfig
+from services.trainer.actor_critic import ActorCritic
+from services.trainer.config import ActorCriticNetworkConfig, NetworkConfig
 from services.trainer.export import Exporter, _WithGreedyAction, check_parity
-from services.trainer.networks import ActorCritic, QNetwork, QTable
+from services.trainer.networks import QNetwork, QTable
 
 Q_SPEC = PolicySpec(
     environment="CartPole-v1",
@@ -22,6 +23,7 @@ Q_SPEC = PolicySpec(
     distribution=Distribution.Q_VALUES,
 )
 LOGITS_SPEC = Q_SPEC.model_copy(update={"distribution": Distribution.LOGITS})
+ACTOR_CRITIC = ActorCriticNetworkConfig(hidden=(8, 8))
 PLAIN = NetworkConfig(hidden=(8, 8))
 FULL = NetworkConfig(hidden=(8, 8), layer_norm=True, observation_scale=(2.0, 2.0, 0.2, 2.0))
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
@@ -35,7 +37,7 @@ def network(kind: str, seed: int = 0) -> tuple[nn.Module, PolicySpec]:
         case "full":
             return QNetwork(Q_SPEC, FULL), Q_SPEC
         case _:
-            return ActorCritic(LOGITS_SPEC, PLAIN), LOGITS_SPEC
+            return ActorCritic(LOGITS_SPEC, ACTOR_CRITIC).policy(), LOGITS_SPEC
 
 
 def answer(model: bytes, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +127,7 @@ def test_a_model_of_another_network_is_rejected() -> None:
     other, _ = network("plain", seed=1)
     model = Exporter(spec).export(exported, OBSERVATIONS)
     with pytest.raises(ModelRejected, match=r"differs from the network by .* on a batch of 1"):
-        check_parity(model, _WithGreedyAction(other), spec, OBSERVATIONS)
+        check_parity(model, _WithGreedyAction(other, spec), spec, OBSERVATIONS)
 
 
 def test_a_model_whose_weights_were_changed_is_rejected() -> None:
@@ -135,7 +137,9 @@ def test_a_model_whose_weights_were_changed_is_rejected() -> None:
     values = onnx.numpy_helper.to_array(tensor) + np.float32(0.01)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     with pytest.raises(ModelRejected, match="differs from the network"):
-        check_parity(model.SerializeToString(), _WithGreedyAction(exported), spec, OBSERVATIONS)
+        check_parity(
+            model.SerializeToString(), _WithGreedyAction(exported, spec), spec, OBSERVATIONS
+        )
 
 
 def test_a_network_that_has_diverged_is_rejected() -> None:

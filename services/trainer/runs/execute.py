@@ -11,11 +11,15 @@ import torch
 from services.common.errors import InvalidConfig, TutelageError
 from services.common.spec import Distribution
 from services.trainer import environments
+from services.trainer.actor_critic import ActorCritic
+from services.trainer.algorithms.a2c import A2CLearner
+from services.trainer.algorithms.actor_critic import ActorCriticLearner
 from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
 from services.trainer.algorithms.ppo import PPOLearner
 from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
+    A2CRun,
     DQNRun,
     PPORun,
     RLHFRun,
@@ -23,8 +27,9 @@ from services.trainer.config import (
     TabularRun,
     TrainingConfig,
 )
+from services.trainer.heads import policy_gradient_distribution
 from services.trainer.learning import UniformReplay
-from services.trainer.networks import ActorCritic, QNetwork
+from services.trainer.networks import QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy
@@ -97,8 +102,8 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_dqn(config, folder, session, resources, attempt, generator)
         case TabularRun():
             return _train_table(config, folder, session, resources, generator)
-        case PPORun():
-            return _train_ppo(config, folder, session, resources, generator)
+        case PPORun() | A2CRun():
+            return _train_on_policy(config, folder, session, resources, generator)
         case RLHFRun():
             return fine_tune(config, folder, session, resources, attempt, generator)
 
@@ -133,15 +138,21 @@ def _train_dqn(
     return off_policy.run(config, parts)
 
 
-def _train_ppo(
-    config: PPORun,
+def _train_on_policy(
+    config: PPORun | A2CRun,
     folder: RunFolder,
     session: RunSession,
     resources: Resources,
     generator: np.random.Generator,
 ) -> bool:
-    spec = environments.spec_of(config.environment, Distribution.LOGITS)
-    learner = PPOLearner(ActorCritic(spec, config.network), config.ppo, resources.device)
+    kind = policy_gradient_distribution(environments.action_space_of(config.environment))
+    spec = environments.spec_of(config.environment, kind)
+    network = ActorCritic(spec, config.network, config.rates.initial_log_std)
+    learner: ActorCriticLearner
+    if isinstance(config, PPORun):
+        learner = PPOLearner(network, config.ppo, resources.device)
+    else:
+        learner = A2CLearner(network, config.a2c, resources.device)
     identity = Identity(folder.run_id, config.algorithm, spec)
     parts = LoopParts(
         session=session,
@@ -149,7 +160,7 @@ def _train_ppo(
         checkpoints=_checkpoints(folder, config),
         generator=generator,
     )
-    return OnPolicyRun(config, spec, learner, parts).run()
+    return OnPolicyRun(config, learner, parts).run()
 
 
 def _train_table(

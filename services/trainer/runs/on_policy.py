@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
-from services.common.spec import PolicySpec
 from services.trainer import environments
-from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
-from services.trainer.config import PPORun
+from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
+from services.trainer.config import A2CRun, PPORun
 from services.trainer.divergence import check_finite
+from services.trainer.normalising import RewardScaler
 from services.trainer.returns import generalised_advantages
 from services.trainer.runs.episodes import EpisodeCounter
 from services.trainer.runs.loop import LoopParts, TrainingLoop
@@ -25,82 +26,95 @@ class Rollout:
 
     last_observation: npt.NDArray[Any]  # (B, *shape) after the last step
     observation: npt.NDArray[Any]  # (T, B, *shape)
-    action: npt.NDArray[np.int64]  # (T, B), as all that follow
-    log_probability: npt.NDArray[np.float32]
-    reward: npt.NDArray[np.float32]
+    parameters: npt.NDArray[np.float32]  # (T, B, P) of the policy
+    action: npt.NDArray[Any]  # (T, B, …) in the units of the policy's head
+    reward: npt.NDArray[np.float32]  # (T, B), as all that follow
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
     live: npt.NDArray[np.bool_]
 
 
 class OnPolicyRun(TrainingLoop):
-    """One run of PPO."""
+    """One run of PPO or A2C."""
 
     def __init__(
-        self, config: PPORun, spec: PolicySpec, learner: PPOLearner, parts: LoopParts
+        self, config: PPORun | A2CRun, learner: ActorCriticLearner, parts: LoopParts
     ) -> None:
-        self._config, self._spec = config.ppo, spec
-        self._learner, self._parts = learner, parts
-        super().__init__(config, config.ppo.total_env_steps, parts, learner)
+        self._rates, self._learner, self._parts = config.rates, learner, parts
+        self._scaler = None
+        if self._rates.normalise_rewards:
+            self._scaler = RewardScaler(config.environment.num_envs, self._rates.discount)
+        super().__init__(config, self._rates.total_env_steps, parts, learner)
         self._envs: VectorEnv[Any, Any, Any] = environments.make(config.environment)
         seed = environments.seed_from(parts.generator)
         self._observations = self._envs.reset(seed=seed)[0]
         self._ended = np.zeros(self._envs.num_envs, dtype=bool)
         self._episodes = EpisodeCounter(self._envs.num_envs, parts.session)
 
+    def state(self) -> dict[str, Any]:
+        """See TrainingLoop."""
+        return {} if self._scaler is None else {"rewards": self._scaler.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See TrainingLoop."""
+        if self._scaler is not None:
+            self._scaler.restore(state["rewards"])
+
     def step(self) -> None:
         """A rollout, and an update on it."""
-        config, parts, learner = self._config, self._parts, self._learner
-        rollout = self._roll_out(config.rollout_steps)
-        learner.anneal(min(self.env_steps / config.total_env_steps, 1.0))
+        rates, parts, learner = self._rates, self._parts, self._learner
+        rollout = self._roll_out(rates.rollout_steps)
+        learner.anneal(min(self.env_steps / rates.total_env_steps, 1.0))
         figures = learner.update(self._batch(rollout), parts.generator)
-        check_finite(figures, parts.checkpoints.steps())
-        parts.session.metrics(self.env_steps, figures)
+        # Only now: what acted and what learns from it must see the same.
+        learner.observe(rollout.observation[rollout.live])
+        if figures:
+            check_finite(figures, parts.checkpoints.steps())
+            parts.session.metrics(self.env_steps, figures)
 
     def _roll_out(self, steps: int) -> Rollout:
+        learner, generator = self._learner, self._parts.generator
         taken: list[tuple[npt.NDArray[Any], ...]] = []
         for _ in range(steps):
             observations, live = self._observations, ~self._ended
-            choice = self._learner.act(observations, self._parts.generator)
-            self._observations, rewards, terminated, truncated, _ = self._envs.step(choice.actions)
+            parameters = learner.parameters(observations)
+            actions = learner.head.draw(parameters, generator)
+            acted = learner.head.to_environment(actions)
+            self._observations, rewards, terminated, truncated, _ = self._envs.step(acted)
+            over = terminated | truncated
             self.env_steps += int(live.sum())
-            self._episodes.add(self.env_steps, live, rewards, terminated | truncated)
-            self._ended = live & (terminated | truncated)
-            taken.append(
-                (
-                    observations,
-                    choice.actions,
-                    choice.log_probabilities,
-                    rewards.astype(np.float32),
-                    live & terminated,
-                    live & truncated,
-                    live,
-                )
-            )
-        taken_columns = tuple(np.stack(column) for column in zip(*taken, strict=True))
-        return Rollout(self._observations, *taken_columns)
+            self._episodes.add(self.env_steps, live, rewards, over)
+            self._ended = live & over
+            kept = observations, parameters, actions, rewards, live & terminated, live & truncated
+            taken.append((*kept, live))
+        columns = [np.stack(column) for column in zip(*taken, strict=True)]
+        columns[3] = columns[3].astype(np.float32)
+        return Rollout(self._observations, *columns)
 
     def _batch(self, rollout: Rollout) -> RolloutBatch:
-        config, shape = self._config, rollout.action.shape
+        rates, shape, live = self._rates, rollout.reward.shape, rollout.live
+        ended = rollout.terminated | rollout.truncated
         # In NEXT_STEP mode the observation after an end is the last of its own episode, so
         # one pass over T + 1 observations gives the values on both sides of each step.
         seen = np.concatenate([rollout.observation, rollout.last_observation[None]])
-        flat = seen.reshape(-1, *self._spec.observation.shape)
+        flat = seen.reshape(-1, *rollout.observation.shape[2:])
         values = self._learner.values(flat).reshape(shape[0] + 1, shape[1])
+        rewards = rollout.reward
+        if self._scaler is not None:
+            rewards = self._scaler.scale(rewards, ended, live)
         advantages = generalised_advantages(
-            rollout.reward,
+            rewards,
             values[:-1],
             values[1:],
             rollout.terminated,
-            rollout.terminated | rollout.truncated,
-            config.discount,
-            config.gae_lambda,
+            ended,
+            rates.discount,
+            rates.gae_lambda,
         )
-        live = rollout.live
         return RolloutBatch(
             observation=rollout.observation[live],
+            parameters=rollout.parameters[live],
             action=rollout.action[live],
-            log_probability=rollout.log_probability[live],
             advantage=advantages[live],
             value_target=(advantages + values[:-1])[live],
         )
