@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +78,24 @@ class OffPolicyRun(TrainingLoop):
         """See TrainingLoop."""
         self._parts.learning.restore(state["learning"])
 
+    def save(self) -> None:
+        """See TrainingLoop; the replay's priorities become durable too, if it answers."""
+        with suppress(ReplayUnavailable, StorageFull):
+            self._replay.checkpoint()
+        super().save()
+
+    def close(self) -> None:
+        """Return once the replay has all rows and counts of this run."""
+        self._patiently(self._replay.close)
+
     def step(self) -> None:
-        """Collect a chunk, append it, and learn as much as it allows."""
+        """Collect a chunk, append it, and learn as much as it allows.
+
+        Redis takes a chunk in while the learner learns from those before.
+        """
         steps = self._collect()
         rows = self._collector.take()
-        self._patiently(lambda: self._replay.append(rows))
-        self._patiently(self._replay.sync)
+        self._patiently(lambda: self._replay.append_ahead(rows))
         if self._replay.size < self._config.replay.min_replay_size:
             return
         self._anneal()
@@ -137,7 +150,9 @@ def run(config: DQNRun | RLHFRun, parts: Parts) -> bool:
             return False
         raise
     try:
-        return loop.run()
+        finished = loop.run()
+        loop.close()
+        return finished
     except (ReplayUnavailable, StorageFull):
         if not parts.session.should_stop:
             raise
