@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from tutelage import Decision
+    from tutelage.v1.policy_pb2 import ActionSpace
 
 DIGEST_SHOWN = 12
+DIGITS = 6
 
 
 # Without it the numbers of a state that are negative would be taken for options.
@@ -23,7 +26,7 @@ DIGEST_SHOWN = 12
 @click.option("--alias", default="stable", show_default=True, help="Follow this alias.")
 @click.option("--sample", is_flag=True, help="Draw the action instead of taking the best.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Seed of the draw.")
-@click.option("--temperature", type=float, help="Flattens (> 1) or sharpens (< 1) the draw.")
+@click.option("--temperature", type=float, help="Widens (> 1) or sharpens (< 1) the draw.")
 @click.option("--probabilities", is_flag=True, help="Show the probability of every action.")
 def act(
     observation: tuple[float, ...],
@@ -64,25 +67,29 @@ def act(
             temperature=temperature,
             probabilities=probabilities,
         )
-    for name, value in facts(decision, spec.action.names):
+    for name, value in facts(decision, spec.action):
         click.echo(f"{name:<16} {value}")
 
 
-def facts(decision: Decision, names: Sequence[str]) -> list[tuple[str, str]]:
+def facts(decision: Decision, space: ActionSpace) -> list[tuple[str, str]]:
     """Names and values of a decision."""
     lines = [
-        ("action", action_text(decision.action, names)),
+        ("action", action_text(decision.action, space.names)),
         ("version", f"{decision.version} (digest {decision.digest[:DIGEST_SHOWN]}…)"),
         ("log-probability", f"{decision.log_probability:.6f}"),
     ]
     if decision.seed:
         lines.append(("seed", str(decision.seed)))
     if decision.probabilities is not None:
-        every = enumerate(decision.probabilities)
-        lines += [(f"P({action_text(i, names)})", f"{p:.6f}") for i, p in every]
+        choices = [f"{i}: {choice}" for i, n in enumerate(space.nvec) for choice in range(n)]
+        every = choices or [action_text(i, space.names) for i in range(space.n)]
+        chances = zip(every, decision.probabilities, strict=True)
+        lines += [(f"P({choice})", f"{p:.6f}") for choice, p in chances]
     return lines
 
 
-def action_text(action: int, names: Sequence[str]) -> str:
-    """`1 (right)`, or `1` where actions have no names."""
+def action_text(action: int | npt.NDArray[np.generic], names: Sequence[str]) -> str:
+    """`1 (right)`, `1` where actions have no names, or `[0.25, -1.5]`."""
+    if isinstance(action, np.ndarray):
+        return str(np.round(action.tolist(), DIGITS).tolist())
     return f"{action} ({names[action]})" if action < len(names) else str(action)

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from services.common.action_space import ActionSpace, AxisLength, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidInput
 
 DTypeName = Literal["float32", "float64", "uint8", "int32", "int64"]
-AxisLength = Annotated[int, Field(ge=1)]
 
 
 class Distribution(StrEnum):
-    """What the numbers of a policy's output mean."""
+    """What the numbers of a policy's output mean.
+
+    Q_VALUES: of each discrete action.
+    LOGITS: of each discrete action; of a MultiDiscrete one, component after component.
+    GAUSSIAN: mean and log_std of each element of a Box, in normalised units (see `Box`);
+        what is drawn beyond the bounds is clipped to them.
+    TANH_GAUSSIAN: the same of a number whose tanh is the action in normalised units.
+    DETERMINISTIC: the action itself, in the Box's own units; there is nothing to draw.
+    """
 
     Q_VALUES = "q_values"
     LOGITS = "logits"
+    GAUSSIAN = "gaussian"
+    TANH_GAUSSIAN = "tanh_gaussian"
+    DETERMINISTIC = "deterministic"
+
+
+_ACTS_IN: dict[Distribution, tuple[type, ...]] = {
+    Distribution.Q_VALUES: (Discrete,),
+    Distribution.LOGITS: (Discrete, MultiDiscrete),
+    Distribution.GAUSSIAN: (Box,),
+    Distribution.TANH_GAUSSIAN: (Box,),
+    Distribution.DETERMINISTIC: (Box,),
+}
 
 
 class ObservationSpace(BaseModel):
@@ -78,9 +98,51 @@ class PolicySpec(BaseModel):
 
     environment: str
     observation: ObservationSpace
-    actions: Annotated[int, Field(ge=1)]
-    action_names: tuple[str, ...] = ()
+    action: ActionSpace
     distribution: Distribution
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number_of_actions(cls, content: Any) -> Any:
+        # How discrete actions were written down before there were others.
+        if isinstance(content, dict) and "actions" in content:
+            rest = {k: v for k, v in content.items() if k not in ("actions", "action_names")}
+            named = {"n": content["actions"], "names": content.get("action_names", ())}
+            return {**rest, "action": {"kind": "discrete", **named}}
+        return content
+
+    @model_validator(mode="after")
+    def _fits(self) -> PolicySpec:
+        space = self.action
+        if not isinstance(space, _ACTS_IN[self.distribution]):
+            raise ValueError(f"{self.distribution.value} is no output for actions in {space}")
+        squashed = self.distribution == Distribution.TANH_GAUSSIAN
+        if squashed and isinstance(space, Box) and not space.bounded.all():
+            raise ValueError(f"tanh_gaussian needs bounds on every element, not {space}")
+        return self
+
+    @property
+    def actions(self) -> int:
+        """How many values or logits there are, and flags in a mask: n of Discrete actions, of
+        MultiDiscrete ones the sum over the components, 0 of a Box."""
+        return self.action.choices
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """The model's outputs beside `action`: names and lengths, in the order in which they
+        make up a row of parameters. Empty where the action is all there is."""
+        match self.distribution:
+            case Distribution.Q_VALUES | Distribution.LOGITS:
+                return {self.distribution.value: self.actions}
+            case Distribution.GAUSSIAN | Distribution.TANH_GAUSSIAN:
+                return {"mean": self.action.size, "log_std": self.action.size}
+            case Distribution.DETERMINISTIC:
+                return {}
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in a row of parameters: all outputs, or the action where it is all there is."""
+        return sum(self.outputs.values()) or self.action.size
 
     def check_masks(self, masks: npt.NDArray[np.bool_]) -> None:
         """Refuse masks `(n, actions)` of another width, or a row that allows nothing.
@@ -88,15 +150,21 @@ class PolicySpec(BaseModel):
         Raises:
             InvalidInput: with what was expected and the first row that does not fit.
         """
+        space = self.action
+        if isinstance(space, Box):
+            raise InvalidInput(f"an action mask means nothing for actions in {space}; leave it out")
         if masks.shape[1:] != (self.actions,):
             raise InvalidInput(
                 f"action mask has {masks.shape[-1]} flags, expected one for each of "
                 f"{self.actions} actions"
             )
-        allowed = masks.any(axis=1)
+        allowed = np.logical_or.reduceat(masks, space.starts, axis=1)  # (n, components)
         if not allowed.all():
-            row = int(np.flatnonzero(~allowed)[0])
-            raise InvalidInput(f"action mask {row} allows no action, expected at least one true")
+            row, component = (int(i) for i in np.argwhere(~allowed)[0])
+            of = f" of component {component}" if isinstance(space, MultiDiscrete) else ""
+            raise InvalidInput(
+                f"action mask {row} allows no action{of}, expected at least one true"
+            )
 
 
 def _text(shape: tuple[int, ...]) -> str:

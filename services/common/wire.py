@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.action_space import ActionSpace, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidInput
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
 from tutelage.v1 import array_pb2, policy_pb2
@@ -25,6 +26,9 @@ _WIRE_DTYPE = {dtype: number for number, dtype in DTYPES.items()}
 _DISTRIBUTIONS = {
     Distribution.Q_VALUES: policy_pb2.DISTRIBUTION_Q_VALUES,
     Distribution.LOGITS: policy_pb2.DISTRIBUTION_LOGITS,
+    Distribution.GAUSSIAN: policy_pb2.DISTRIBUTION_GAUSSIAN,
+    Distribution.TANH_GAUSSIAN: policy_pb2.DISTRIBUTION_TANH_GAUSSIAN,
+    Distribution.DETERMINISTIC: policy_pb2.DISTRIBUTION_DETERMINISTIC,
 }
 
 
@@ -117,9 +121,36 @@ def encode_spec(spec: PolicySpec) -> policy_pb2.PolicySpec:
             shape=spec.observation.shape,
             n=spec.observation.n or 0,
         ),
-        action=policy_pb2.ActionSpace(n=spec.actions, names=spec.action_names),
+        action=_encode_action_space(spec.action),
         distribution=_DISTRIBUTIONS[spec.distribution],
         environment=spec.environment,
+    )
+
+
+def _encode_action_space(space: ActionSpace) -> policy_pb2.ActionSpace:
+    match space:
+        case Discrete():
+            kind = policy_pb2.ACTION_KIND_DISCRETE
+            return policy_pb2.ActionSpace(kind=kind, n=space.n, names=space.names)
+        case MultiDiscrete():
+            kind = policy_pb2.ACTION_KIND_MULTI_DISCRETE
+            return policy_pb2.ActionSpace(kind=kind, nvec=space.nvec)
+        case Box():
+            return policy_pb2.ActionSpace(
+                kind=policy_pb2.ACTION_KIND_BOX,
+                dtype=_WIRE_DTYPE[np.dtype(space.dtype)],  # type: ignore[arg-type]
+                shape=space.shape,
+                low=space.lower,
+                high=space.upper,
+            )
+
+
+def encode_elements(array: npt.NDArray[np.generic]) -> array_pb2.Array:
+    """An array as numbers a person can read, with its type and shape."""
+    return array_pb2.Array(
+        values=array.ravel().tolist(),
+        dtype=_WIRE_DTYPE[np.dtype(array.dtype)],  # type: ignore[arg-type]
+        shape=array.shape,
     )
 
 

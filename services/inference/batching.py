@@ -16,7 +16,7 @@ import numpy as np
 
 from services.common.errors import ResourceExhausted, TutelageError
 from services.inference import metrics
-from services.inference.distribution import Decisions, Masks, Seeds, decide
+from services.inference.distribution import Decisions, Masks, Seeds
 from services.inference.runner import Observations, PolicyRunner
 
 
@@ -170,7 +170,7 @@ def _answer_together(runner: PolicyRunner, questions: list[Question]) -> list[An
     observations = np.concatenate([question.observations for question in questions])
     counts = [question.rows for question in questions]
     masks = _masks(questions, runner.spec.actions)
-    decisions = decide(
+    decisions = runner.decide(
         runner.run(observations, masks),
         masks=masks,
         temperatures=_temperatures(questions, counts),
@@ -181,7 +181,7 @@ def _answer_together(runner: PolicyRunner, questions: list[Question]) -> list[An
 
 
 def _decide_one(runner: PolicyRunner, question: Question) -> Decisions:
-    return decide(
+    return runner.decide(
         runner.run(question.observations, question.masks),
         masks=question.masks,
         temperatures=_temperatures([question], [question.rows]),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from services.common.action_space import Box
 from services.common.errors import InvalidInput
 from services.common.spec import ObservationSpace, PolicySpec
 from services.common.wire import DTYPES, decode_array
@@ -102,6 +103,10 @@ def decode_masks(flags: Sequence[bool], rows: int, spec: PolicySpec) -> Masks | 
     """
     if not flags:
         return None
+    if isinstance(spec.action, Box):
+        raise InvalidInput(
+            f"an action mask means nothing for actions in {spec.action}; leave it out"
+        )
     if len(flags) != rows * spec.actions:
         of_rows = "" if rows == 1 else f" × {rows} observations"
         raise InvalidInput(

@@ -1,4 +1,4 @@
-"""From a policy's output to actions, as pure functions on numpy arrays.
+"""From a policy's output to discrete actions, as pure functions on numpy arrays.
 
 A row's outcome depends on that row alone and never on its company in a batch: every step
 works along the last axis in float64, and randomness is a hash of the row's own seed.
@@ -24,13 +24,14 @@ _UNIT = 2.0**-53
 class Decisions:
     """What was decided for the n rows of a batch.
 
-    actions: n action indices.
+    actions: n indices of Discrete actions, or an array (n, *shape) of others.
     log_probabilities: n natural logarithms of the chosen actions' probabilities.
-    table: (n, actions) log-probabilities of all actions, -inf where the mask forbids.
-    parameters: (n, actions) values or logits as the policy gave them.
+    table: (n, actions) log-probabilities of all actions, -inf where the mask forbids; (n, 0)
+        for actions in a Box.
+    parameters: (n, parameters) values, logits, … as the policy gave them.
     """
 
-    actions: list[int]
+    actions: list[int] | npt.NDArray[np.generic]
     log_probabilities: list[float]
     table: Floats
     parameters: npt.NDArray[np.float32]
@@ -77,14 +78,24 @@ def log_probabilities(
 
 
 def sample(table: Floats, seeds: Seeds) -> npt.NDArray[np.int64]:
-    """Draw one action a row by the inverse of the cumulative distribution.
+    """Draw one action a row.
 
     Args:
         table: (n, actions) log-probabilities.
         seeds: (n,); the same seed and row give the same action.
     """
+    return draw(table, uniforms(seeds))
+
+
+def draw(table: Floats, shares: Floats) -> npt.NDArray[np.int64]:
+    """The action of each row at which the cumulative distribution passes a share in [0, 1).
+
+    Args:
+        table: (n, actions) log-probabilities.
+        shares: (n,)
+    """
     cumulative = np.exp(table).cumsum(axis=1)
-    threshold = uniforms(seeds) * cumulative[:, -1]
+    threshold = shares * cumulative[:, -1]
     # Rounding can lift the threshold to the total: then it is the last action with a width.
     last = (cumulative < cumulative[:, -1:]).sum(axis=1)
     actions: npt.NDArray[np.int64] = np.minimum(
@@ -96,6 +107,19 @@ def sample(table: Floats, seeds: Seeds) -> npt.NDArray[np.int64]:
 def uniforms(seeds: Seeds) -> Floats:
     """A number in [0, 1) for each seed: splitmix64's first output, its upper 53 bits."""
     return (splitmix64(seeds) >> np.uint64(11)).astype(np.float64) * _UNIT
+
+
+def uniform_rows(seeds: Seeds, count: int) -> Floats:
+    """The first `count` numbers in [0, 1) of each seed's splitmix64, (n, count)."""
+    return uniforms(seeds[:, None] + GOLDEN * np.arange(count, dtype=np.uint64))
+
+
+def normals(seeds: Seeds, count: int) -> Floats:
+    """`count` standard normal numbers for each seed, (n, count), by Box and Muller (1958)."""
+    pairs = uniform_rows(seeds, 2 * count)
+    radius = np.sqrt(-2 * np.log1p(-pairs[:, :count]))
+    standard: Floats = radius * np.cos(2 * np.pi * pairs[:, count:])
+    return standard
 
 
 def row_seeds(seed: int, rows: int) -> Seeds:

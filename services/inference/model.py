@@ -61,11 +61,14 @@ def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
         raise ModelRejected(f"input {name!r} is none of observation, action_mask")
     observation = (TYPES[spec.observation.dtype], spec.observation.shape)
     _check_node("input", OBSERVATION, inputs.get(OBSERVATION), *observation)
+    if MASK in inputs and not spec.actions:
+        raise ModelRejected(f"input {MASK!r} means nothing for actions in {spec.action}")
     if MASK in inputs:
         _check_node("input", MASK, inputs[MASK], "tensor(bool)", (spec.actions,))
-    parameters = spec.distribution.value
-    _check_node("output", parameters, outputs.get(parameters), "tensor(float)", (spec.actions,))
-    _check_node("output", ACTION, outputs.get(ACTION), "tensor(int64)", ())
+    for name, length in spec.outputs.items():
+        _check_node("output", name, outputs.get(name), "tensor(float)", (length,))
+    action = (TYPES[spec.action.dtype], spec.action.shape)
+    _check_node("output", ACTION, outputs.get(ACTION), *action)
 
 
 def _check_node(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from services.common.action_space import Box
 from services.common.errors import InvalidInput, ModelRejected
 from services.common.spec import PolicySpec
 from services.inference.model import (
@@ -17,10 +19,12 @@ from services.inference.model import (
     check_content,
     check_signature,
 )
+from services.inference.vectors import decider
 
 Observations = npt.NDArray[np.generic]
 Parameters = npt.NDArray[np.float32]
 WARM_UP_RUNS = 5
+ACTION_TOLERANCE = 1e-4  # of float32 arithmetic, in normalised units
 
 
 class PolicyRunner:
@@ -45,13 +49,14 @@ class PolicyRunner:
         self._session = _open(model, intra_op_threads)
         check_signature(self._session, spec)
         self._masked = any(node.name == MASK for node in self._session.get_inputs())
-        self._outputs = [spec.distribution.value]
+        self.decide = decider(spec)
+        self._outputs = list(spec.outputs) or [ACTION]
         self._warm_up(max_batch)
 
     def run(
         self, observations: Observations, masks: npt.NDArray[np.bool_] | None = None
     ) -> Parameters:
-        """The policy's output `(n, actions)` for observations `(n, *shape)`.
+        """The policy's output `(n, parameters)` for observations `(n, *shape)`.
 
         Raises:
             InvalidInput: when the model fails on them, or its output is not finite.
@@ -92,7 +97,13 @@ class PolicyRunner:
         if self._masked:
             everything = (len(observations), self.spec.actions)
             feeds[MASK] = np.ones(everything, dtype=np.bool_) if masks is None else masks
-        parameters: Parameters = self._session.run(self._outputs, feeds)[0]
+        return self._parameters(self._session.run(self._outputs, feeds))
+
+    def _parameters(self, outputs: list[npt.NDArray[Any]]) -> Parameters:
+        """Outputs side by side, (n, parameters)."""
+        rows = len(outputs[0])
+        flat = [output.reshape(rows, -1) for output in outputs]
+        parameters: Parameters = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
         return parameters
 
     def _warm_up(self, max_batch: int) -> None:
@@ -109,21 +120,39 @@ class PolicyRunner:
             raise ModelRejected(f"the model fails on a trial batch: {error}") from error
 
     def _check_outputs(self, probe: Observations) -> None:
-        rows, actions = len(probe), self.spec.actions
+        rows, spec = len(probe), self.spec
         feeds = {OBSERVATION: probe}
         if self._masked:
-            feeds[MASK] = np.ones((rows, actions), dtype=np.bool_)
-        parameters, greedy = self._session.run([*self._outputs, ACTION], feeds)
-        name = self._outputs[0]
-        if parameters.shape != (rows, actions) or greedy.shape != (rows,):
-            raise ModelRejected(
-                f"a batch of {rows} gives {name} of shape {list(parameters.shape)} and action of "
-                f"{list(greedy.shape)}, expected {[rows, actions]} and {[rows]}"
-            )
-        if not np.isfinite(parameters).all():
-            raise ModelRejected(f"{name} is not finite on a trial batch")
-        if not np.array_equal(greedy, parameters.argmax(axis=1)):
-            raise ModelRejected(f"output 'action' is not the index of the greatest of {name}")
+            feeds[MASK] = np.ones((rows, spec.actions), dtype=np.bool_)
+        names = [*spec.outputs, ACTION]
+        expected = [
+            *([rows, length] for length in spec.outputs.values()),
+            [rows, *spec.action.shape],
+        ]
+        outputs = self._session.run(names, feeds)
+        for name, output, shape in zip(names, outputs, expected, strict=True):
+            if list(output.shape) != shape:
+                raise ModelRejected(
+                    f"a batch of {rows} gives {name} of shape {list(output.shape)}, "
+                    f"expected {shape}"
+                )
+            if not np.isfinite(output).all():
+                raise ModelRejected(f"{name} is not finite on a trial batch")
+        self._check_greedy(self._parameters(outputs[:-1] or outputs), outputs[-1])
+
+    def _check_greedy(self, parameters: Parameters, greedy: npt.NDArray[Any]) -> None:
+        space, ours = self.spec.action, np.asarray(self.decide(parameters).actions)
+        if not isinstance(space, Box):
+            if not np.array_equal(ours, greedy):
+                of = self._outputs[0]
+                raise ModelRejected(f"output 'action' is not the index of the greatest of {of}")
+            return
+        flat = greedy.reshape(len(greedy), -1)  # (rows, size)
+        off = np.abs(ours.reshape(flat.shape) - flat).max() / space.half.max()
+        if off > ACTION_TOLERANCE * max(1, np.abs(flat).max()):
+            raise ModelRejected(f"output 'action' is {off:.2g} off what {self._outputs[0]} says")
+        if (flat < space.lower).any() or (flat > space.upper).any():
+            raise ModelRejected(f"output 'action' leaves the bounds of {space}")
 
     def _find_steady_sizes(self, probe: Observations) -> None:
         most = len(probe)

@@ -6,10 +6,12 @@ from typing import Any
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 
 from services.common.errors import InvalidInput
 from services.common.server import Service
-from services.common.wire import encode_spec, timestamp
+from services.common.spec import Distribution, PolicySpec
+from services.common.wire import encode_elements, encode_spec, timestamp
 from services.inference.batching import Answer
 from services.inference.core import STABLE, PolicyCore
 from services.inference.decoding import decode_masks
@@ -39,14 +41,14 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         question = core.question(
             served.decoder.one(request.observation),
             decode_masks(request.action_mask, 1, served.spec),
-            sampled=_is_sampled(request.selection),
+            sampled=_is_sampled(request.selection, served.spec),
             seed=request.seed if request.HasField("seed") else None,
             temperature=request.temperature if request.HasField("temperature") else None,
         )
         answer = await served.batcher.ask(question)
         decisions, row = answer.decisions, answer.start
         response = pb.ActResponse(
-            action=pb.Action(discrete=decisions.actions[row]),
+            action=_action(decisions.actions, row),
             version=served.manifest.version,
             digest=served.manifest.sha256,
             log_probability=decisions.log_probabilities[row],
@@ -65,14 +67,16 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         question = core.question(
             observations,
             decode_masks(request.action_masks, len(observations), served.spec),
-            sampled=_is_sampled(request.selection),
+            sampled=_is_sampled(request.selection, served.spec),
             seed=request.seed if request.HasField("seed") else None,
             temperature=request.temperature if request.HasField("temperature") else None,
         )
         answer = await served.batcher.ask(question)
         rows = slice(answer.start, answer.start + question.rows)
+        actions = answer.decisions.actions[rows]
         return pb.ActBatchResponse(
-            actions=answer.decisions.actions[rows],
+            actions=actions if isinstance(actions, list) else [],
+            elements=None if isinstance(actions, list) else encode_elements(actions),
             version=served.manifest.version,
             digest=served.manifest.sha256,
             log_probabilities=answer.decisions.log_probabilities[rows],
@@ -147,10 +151,21 @@ def policy_service(core: PolicyCore) -> Service:
     return Service(SERVICE, register)
 
 
-def _is_sampled(selection: int) -> bool:
+def _action(actions: list[int] | npt.NDArray[np.generic], row: int) -> pb.Action:
+    if isinstance(actions, list):
+        return pb.Action(discrete=actions[row])
+    return pb.Action(elements=encode_elements(actions[row]))
+
+
+def _is_sampled(selection: int, spec: PolicySpec) -> bool:
     sampled = _SAMPLED.get(selection)
     if sampled is None:
         raise InvalidInput(f"selection is {selection}, expected 1 (greedy) or 2 (sample)")
+    if sampled and spec.distribution == Distribution.DETERMINISTIC:
+        raise InvalidInput(
+            "the policy is deterministic, so that there is nothing to sample; "
+            "expected selection 1 (greedy)"
+        )
     return sampled
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from services.common.action_space import Discrete
 from services.common.errors import (
     DataCorrupted,
     ModelRejected,
@@ -245,7 +246,7 @@ def check_interface(candidate: PolicyManifest, served: PolicyManifest) -> None:
         ModelRejected: with both specs.
     """
     new, old = candidate.spec, served.spec
-    if (new.observation, new.actions) != (old.observation, old.actions):
+    if _changed(new, old):
         raise ModelRejected(
             f"version {candidate.version} takes {_interface(new)}, but version "
             f"{served.version}, which is served, takes {_interface(old)}; "
@@ -271,6 +272,14 @@ def read_policy(
     return manifests, damaged
 
 
+def _changed(new: PolicySpec, old: PolicySpec) -> bool:
+    """Whether callers would have to send or understand something else; names are for people."""
+    both = [spec.action.model_dump(exclude={"names"}) for spec in (new, old)]
+    return new.observation != old.observation or both[0] != both[1]
+
+
 def _interface(spec: PolicySpec) -> str:
     shape = list(spec.observation.shape)
-    return f"{shape} of {spec.observation.dtype} and has {spec.actions} actions"
+    taken = f"{spec.actions} actions" if isinstance(spec.action, Discrete) else str(spec.action)
+    has = "has" if isinstance(spec.action, Discrete) else "acts in"
+    return f"{shape} of {spec.observation.dtype} and {has} {taken}"

@@ -8,7 +8,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
+from pydantic import ValidationError
 
+from services.common.action_space import ActionSpace, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidConfig
 from services.common.spec import Distribution, DTypeName, ObservationSpace, PolicySpec
 from services.trainer.config import EnvironmentConfig
@@ -56,22 +58,57 @@ def spec_of(config: EnvironmentConfig, distribution: Distribution) -> PolicySpec
 
     Raises:
         InvalidConfig: when observations are neither a Box of a known type nor Discrete from 0,
-            or actions are not Discrete from 0.
+            or actions are not what policies of this distribution choose.
     """
     envs = make(config, num_envs=1)
     observations, actions = envs.single_observation_space, envs.single_action_space
     envs.close()
-    if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
-        raise InvalidConfig(
-            f"environment.id: {config.id} acts in {actions}, expected Discrete from 0"
+    observation = _observation_space(config.id, observations)
+    action = _action_space(config.id, actions)
+    try:
+        return PolicySpec(
+            environment=config.id,
+            observation=observation,
+            action=action,
+            distribution=distribution,
         )
-    return PolicySpec(
-        environment=config.id,
-        observation=_observation_space(config.id, observations),
-        actions=int(actions.n),
-        action_names=ACTION_NAMES.get(config.id, ()),
-        distribution=distribution,
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InvalidConfig(f"environment.id: {config.id} acts in {actions}: {reason}") from None
+
+
+def action_space_of(config: EnvironmentConfig) -> ActionSpace:
+    """Which actions the environment takes.
+
+    Raises:
+        InvalidConfig: when they are none that policies choose.
+    """
+    envs = make(config, num_envs=1)
+    envs.close()
+    return _action_space(config.id, envs.single_action_space)
+
+
+def _action_space(environment: str, space: gym.Space[Any]) -> ActionSpace:
+    match space:
+        case gym.spaces.Discrete() if space.start == 0:
+            return Discrete(n=int(space.n), names=ACTION_NAMES.get(environment, ()))
+        case gym.spaces.MultiDiscrete() if space.nvec.ndim == 1 and not space.start.any():
+            return MultiDiscrete(nvec=tuple(space.nvec.tolist()))
+        case gym.spaces.Box() if space.dtype.name in ("float32", "float64"):
+            return Box(
+                dtype=space.dtype.name,
+                shape=space.shape,
+                low=_bounds(space.low),
+                high=_bounds(space.high),
+            )
+    raise InvalidConfig(
+        f"environment.id: {environment} acts in {space}, expected Discrete or MultiDiscrete "
+        "from 0, or a Box of float32 or float64"
     )
+
+
+def _bounds(bounds: Array) -> tuple[float | None, ...]:
+    return tuple(float(b) if np.isfinite(b) else None for b in bounds.ravel())
 
 
 def _observation_space(environment: str, space: gym.Space[Any]) -> ObservationSpace:

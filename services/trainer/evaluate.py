@@ -14,7 +14,7 @@ from services.trainer import environments
 from services.trainer.config import EnvironmentConfig
 
 Array = npt.NDArray[Any]
-Greedy = Callable[[Array], npt.NDArray[np.int64]]
+Greedy = Callable[[Array], Array]
 StepReward = Callable[[Array, npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
 
@@ -56,7 +56,7 @@ def evaluate(
     are not favoured.
 
     Args:
-        act: (episodes, *shape) → (episodes,)
+        act: (episodes, *shape) → (episodes, *action), as the environment takes them.
         seed: of the environments.
         step_reward: an extra reward of observations and actions to average, such as a
             learned one.
@@ -74,6 +74,7 @@ def evaluate(
             actions = act(observations)
             if disturbance:
                 disturbed = generator.random(episodes) < disturbance
+                disturbed = disturbed.reshape(-1, *(1,) * (actions.ndim - 1))
                 actions = np.where(disturbed, envs.action_space.sample(), actions)
             if step_reward is not None:
                 extra += float(step_reward(observations[live], actions[live]).sum())

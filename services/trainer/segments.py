@@ -89,6 +89,11 @@ def open_environment(environment: EnvironmentConfig) -> Env:
         raise InvalidConfig(f"environment {environment.id} cannot be shown: it draws {modes} only")
     if env.spec is not None and env.spec.nondeterministic:
         raise InvalidConfig(f"environment {environment.id} is not the same for the same seed")
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        raise InvalidConfig(
+            f"environment {environment.id} acts in {env.action_space}; segments are recorded of "
+            "Discrete actions only"
+        )
     return env
 
 

@@ -7,13 +7,16 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from fake_platform import FakePlatform, a_run
 
 from services.cli import main
+from services.cli.act import facts
 from services.cli.main import COMMANDS
 from services.common.ports import free_port
+from tutelage import Decision
 from tutelage.v1 import policy_pb2, training_pb2
 
 
@@ -207,3 +210,19 @@ def test_the_command_is_installed() -> None:
     program = Path(sys.executable).with_name("tutelage")
     done = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
     assert done.stdout.startswith("tutelage, version ")
+
+
+def test_act_prints_every_element_of_an_action() -> None:
+    chances = np.array([0.1, 0.9, 1.0])
+    decided = Decision(np.array([1, 0]), 1, "d" * 64, -0.1, 0, chances)
+    pad = policy_pb2.ActionSpace(kind=policy_pb2.ACTION_KIND_MULTI_DISCRETE, nvec=[2, 1])
+    lines = dict(facts(decided, pad))
+    assert lines["action"] == "[1, 0]"
+    assert [lines[f"P({choice})"] for choice in ("0: 0", "0: 1", "1: 0")] == [
+        "0.100000",
+        "0.900000",
+        "1.000000",
+    ]
+    box = policy_pb2.ActionSpace(kind=policy_pb2.ACTION_KIND_BOX, shape=[1], low=[-2], high=[2])
+    torque = Decision(np.array([0.1], np.float32), 1, "d" * 64, 1.5, 7)
+    assert dict(facts(torque, box))["action"] == "[0.1]"

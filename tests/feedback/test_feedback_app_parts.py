@@ -13,8 +13,10 @@ from services.feedback.app.acting import Choice, Stage
 from services.feedback.app.run_history import Publication, RunHistory, running_means, thinned
 from tutelage import Client
 from tutelage.v1 import training_pb2
+from tutelage.v1.policy_pb2 import ActionSpace
 
-STABLE = Choice("cartpole", version=0, alias="stable", sample=False, temperature=1.0)
+SPACE = ActionSpace(n=2, names=["left", "right"])
+STABLE = Choice("cartpole", SPACE, version=0, alias="stable", sample=False, temperature=1.0)
 
 
 def test_running_means_by_hand() -> None:
@@ -87,8 +89,9 @@ def test_each_frame_is_one_act_call(client: Client, policies: FakePolicies) -> N
     assert frames[-1].episode_return == 5
     assert {frame.version for frame in frames} == {2}
     for frame in frames:
-        assert sum(frame.probabilities) == pytest.approx(1)
-        assert frame.probabilities[frame.action] == max(frame.probabilities)
+        assert sum(bar.share for bar in frame.bars) == pytest.approx(1)
+        (chosen,) = (bar for bar in frame.bars if bar.chosen)
+        assert chosen.share == max(bar.share for bar in frame.bars)
     assert stage.latency_ms(0.99) >= stage.latency_ms(0.5) > 0
     stage.close()
 

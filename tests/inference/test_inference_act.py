@@ -11,6 +11,7 @@ import pytest
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
 
+from services.common.action_space import Discrete
 from services.common.registry import PolicyRegistry
 from services.common.spec import Distribution, ObservationSpace
 from tutelage import Client
@@ -21,12 +22,11 @@ from tutelage.v1.array_pb2 import DTYPE_FLOAT32, DTYPE_FLOAT64, Array
 
 RIGHT, LEFT = [0.0, 0.0, 0.1, 0.0], [0.0, 0.0, -0.1, 0.0]
 SIZES = [4, 64, 64, 6]
-WIDE = CARTPOLE.model_copy(update={"actions": 6, "action_names": ()})
+WIDE = CARTPOLE.model_copy(update={"action": Discrete(n=6)})
 IMAGE = CARTPOLE.model_copy(
     update={
         "observation": ObservationSpace(dtype="uint8", shape=(2, 3)),
-        "actions": 6,
-        "action_names": (),
+        "action": Discrete(n=6),
         "distribution": Distribution.LOGITS,
     }
 )

@@ -14,12 +14,16 @@ from tiny_policies import (
     random_layers,
 )
 
+from services.common.action_space import Discrete
 from services.common.errors import InvalidInput, ModelRejected
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
 from services.inference.runner import PolicyRunner
 
 ARGMAX = helper.make_node("ArgMax", ["q_values"], ["action"], axis=1, keepdims=0)
 W = numpy_helper.from_array(WEIGHTS, "w")
+
+
+THREE = Discrete(n=3)
 
 
 def spec_like(**changes: object) -> PolicySpec:
@@ -37,7 +41,7 @@ def test_runs_the_model() -> None:
 def test_images_are_taken_as_bytes() -> None:
     space = ObservationSpace(dtype="uint8", shape=(3, 2, 2))
     model = dense_model(random_layers([12, 4]), dtype="uint8", shape=[3, 2, 2])
-    runner = PolicyRunner(model, spec_like(observation=space, actions=4))
+    runner = PolicyRunner(model, spec_like(observation=space, action=Discrete(n=4)))
 
     assert runner.run(np.full((5, 3, 2, 2), 255, dtype=np.uint8)).shape == (5, 4)
 
@@ -58,7 +62,11 @@ def test_images_are_taken_as_bytes() -> None:
             spec_like(observation=ObservationSpace(dtype="uint8", shape=(4,))),
             r"the spec expects tensor\(uint8\)",
         ),
-        (linear_model(), spec_like(actions=3), r"'q_values' .* expects .* \['batch', 3\]"),
+        (
+            linear_model(),
+            spec_like(action=Discrete(n=3)),
+            r"'q_values' .* expects .* \['batch', 3\]",
+        ),
         (linear_model(), spec_like(distribution=Distribution.LOGITS), "no output 'logits'"),
         (linear_model((np.nan, 0.0)), CARTPOLE, "not finite"),
     ],
@@ -149,7 +157,8 @@ def test_a_mask_input_is_fed() -> None:
 @pytest.mark.parametrize("sizes", [[4, 2], [4, 64, 64, 2], [5, 300, 7], [128, 256, 18]])
 def test_a_row_has_the_same_bits_in_every_batch(sizes: list[int]) -> None:
     spec = spec_like(
-        observation=ObservationSpace(dtype="float32", shape=(sizes[0],)), actions=sizes[-1]
+        observation=ObservationSpace(dtype="float32", shape=(sizes[0],)),
+        action=Discrete(n=sizes[-1]),
     )
     runner = PolicyRunner(dense_model(random_layers(sizes)), spec)
     observations = np.random.default_rng(1).normal(size=(200, sizes[0])).astype(np.float32)

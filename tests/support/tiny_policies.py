@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from services.common.action_space import Box, MultiDiscrete
 from services.common.registry import Evaluation, PolicyManifest, PolicyRegistry
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
 
@@ -62,6 +63,85 @@ def dense_model(
         actions=len(layers[-1][1]),
         output=output,
     )
+
+
+def box_model(spec: PolicySpec, weights: np.ndarray, log_std: Sequence[float]) -> bytes:
+    """mean = observation @ weights (inputs, size), log_std as given, and the greedy action."""
+    space, squash = spec.action, spec.distribution == Distribution.TANH_GAUSSIAN
+    assert isinstance(space, Box)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(space.dtype))
+    numbers = {
+        "weights": weights,
+        "spread": np.array(log_std)[None],
+        "half": space.half,
+        "centre": space.centre,
+        "lower": space.lower,
+        "upper": space.upper,
+        "none": np.zeros((1, 1)),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["observation", "weights"], ["mean"]),
+        helper.make_node("MatMul", ["observation", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "spread"], ["log_std"]),
+        helper.make_node("Tanh" if squash else "Identity", ["mean"], ["point"]),
+        helper.make_node("Mul", ["point", "half"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "centre"], ["moved"]),
+        helper.make_node("Max", ["moved", "lower"], ["above"]),
+        helper.make_node("Min", ["above", "upper"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["cast"], to=kind),
+        helper.make_node("Reshape", ["cast", "shape"], ["action"]),
+    ]
+    constants = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in numbers.items()]
+    nothing = np.zeros_like(weights, np.float32)
+    constants.append(numpy_helper.from_array(nothing, "nothing"))
+    constants.append(numpy_helper.from_array(np.array([-1, *space.shape]), "shape"))
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", space.size])
+        for name in spec.outputs
+    ]
+    outputs.append(helper.make_tensor_value_info("action", kind, ["batch", *space.shape]))
+    seen = ["batch", *spec.observation.shape]
+    graph = helper.make_graph(
+        nodes,
+        "policy",
+        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, seen)],
+        outputs,
+        constants,
+    )
+    opset = helper.make_opsetid("", 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def components_model(spec: PolicySpec, weights: np.ndarray) -> bytes:
+    """logits = observation @ weights, and the index of each component's greatest."""
+    space = spec.action
+    assert isinstance(space, MultiDiscrete)
+    lengths = numpy_helper.from_array(np.array(space.nvec), "lengths")
+    parts = [f"part{i}" for i in range(space.size)]
+    nodes = [
+        helper.make_node("MatMul", ["observation", "weights"], ["logits"]),
+        helper.make_node("Split", ["logits", "lengths"], parts, axis=1),
+        *(helper.make_node("ArgMax", [p], [f"best of {p}"], axis=1, keepdims=1) for p in parts),
+        helper.make_node("Concat", [f"best of {p}" for p in parts], ["action"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "policy",
+        [
+            helper.make_tensor_value_info(
+                "observation", TensorProto.FLOAT, ["batch", *spec.observation.shape]
+            )
+        ],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", space.choices]),
+            helper.make_tensor_value_info("action", TensorProto.INT64, ["batch", space.size]),
+        ],
+        [numpy_helper.from_array(weights.astype(np.float32), "weights"), lengths],
+    )
+    opset = helper.make_opsetid("", 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def build(

@@ -1,13 +1,29 @@
 """Tiny environments, each of which fails to be learnt when one thing is wrong.
 
-Observations are one number, actions 0 and 1. Importing this registers:
+Observations are one number, actions 0 and 1. Importing this registers, with the values that any
+learner has to find whatever it does meanwhile:
 
     ProbeReward-v0       one step, reward 1                          V = 1
     ProbeDiscount-v0     two steps, reward 1 at the second           V = γ, then 1
     ProbeAction-v0       one step, reward 1 for the action observed  Q = 1 or 0
+    ProbeCredit-v0       two steps; observes 0, then 2 after action  Q = (0, γ), then 0 at 1
+                         1 and 1 after 0; reward 1 at 2              and 1 at 2
     ProbeTruncation-v0   one step, reward 1, then cut short          V = 1 / (1 - γ)
+    ProbeEnds-v0         the same where it observes 1; where it      V = 1 at 0,
+                         observes 0 the step terminates              1 / (1 - γ) at 1
+
+those whose values follow from the policy that acts
+
+    ProbeChoice-v0       two steps; reward 1 for action 1 at the     V(0) = γ·π(1|1), best γ
+                         second
+
+and, for what surrounds learners,
+
     ProbeCorridor-v0     `length` steps, then terminated; observes the step
     ProbeSmall-v0        observes int8, which policies do not take
+
+`ProbeNameContinuous-v0` is the same with one number in [-1, 1] as its action. Where the discrete
+one asks for action 0 or 1, it asks for -0.5 or 0.5, and pays 1 less the squared distance.
 """
 
 from __future__ import annotations
@@ -21,11 +37,16 @@ Observation = np.ndarray[Any, np.dtype[np.float32]]
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 
 
-class Probe(gym.Env[Observation, np.int64]):
+class Probe(gym.Env[Observation, Any]):
     """An episode that goes from one observation to the next."""
 
     observation_space = gym.spaces.Box(-100, 100, (1,), np.float32)
-    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, continuous: bool = False) -> None:
+        self.continuous = continuous
+        self.action_space: gym.Space[Any] = gym.spaces.Discrete(2)
+        if continuous:
+            self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -40,14 +61,20 @@ class Probe(gym.Env[Observation, np.int64]):
     def seen(self) -> Observation:
         return np.array([self.state], np.float32)
 
+    def merit(self, action: Any, wanted: float) -> float:
+        """1 for the action that is wanted, 0 or 1."""
+        if not self.continuous:
+            return float(action == wanted)
+        return 1.0 - float(action[0] - (wanted - 0.5)) ** 2
+
 
 class Reward(Probe):
-    def step(self, action: np.int64) -> Step:
+    def step(self, action: Any) -> Step:
         return self.seen(), 1.0, True, False, {}
 
 
 class Discount(Probe):
-    def step(self, action: np.int64) -> Step:
+    def step(self, action: Any) -> Step:
         self.state += 1
         over = self.state == 2
         return self.seen(), float(over), over, False, {}
@@ -57,22 +84,44 @@ class Action(Probe):
     def first(self) -> float:
         return float(self.np_random.integers(2))
 
-    def step(self, action: np.int64) -> Step:
-        return self.seen(), float(action == self.state), True, False, {}
+    def step(self, action: Any) -> Step:
+        return self.seen(), self.merit(action, self.state), True, False, {}
+
+
+class Credit(Probe):
+    def step(self, action: Any) -> Step:
+        if self.state:
+            return self.seen(), self.state - 1, True, False, {}
+        self.state = 1 + self.merit(action, 1)
+        return self.seen(), 0.0, False, False, {}
+
+
+class Choice(Probe):
+    def step(self, action: Any) -> Step:
+        if self.state:
+            return self.seen(), self.merit(action, 1), True, False, {}
+        self.state = 1.0
+        return self.seen(), 0.0, False, False, {}
 
 
 class Truncation(Probe):
-    def step(self, action: np.int64) -> Step:
+    def step(self, action: Any) -> Step:
         return self.seen(), 1.0, False, True, {}
+
+
+class Ends(Action):
+    def step(self, action: Any) -> Step:
+        return self.seen(), 1.0, self.state == 0, self.state == 1, {}
 
 
 class Corridor(Probe):
     """Rewards are the step's number plus one; `cut` ends it by truncation instead."""
 
-    def __init__(self, length: int = 3, cut: bool = False) -> None:
+    def __init__(self, length: int = 3, cut: bool = False, continuous: bool = False) -> None:
+        super().__init__(continuous)
         self.length, self.cut = length, cut
 
-    def step(self, action: np.int64) -> Step:
+    def step(self, action: Any) -> Step:
         self.state += 1
         over = self.state == self.length
         return self.seen(), self.state, over and not self.cut, over and self.cut, {}
@@ -82,5 +131,7 @@ class Small(Reward):
     observation_space = gym.spaces.Box(0, 1, (1,), np.int8)
 
 
-for probe in (Reward, Discount, Action, Truncation, Corridor, Small):
+PROBES = (Reward, Discount, Action, Credit, Choice, Truncation, Ends, Corridor, Small)
+for probe in PROBES:
     gym.register(f"Probe{probe.__name__}-v0", probe)
+    gym.register(f"Probe{probe.__name__}Continuous-v0", probe, kwargs={"continuous": True})

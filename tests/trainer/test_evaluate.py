@@ -77,7 +77,7 @@ def test_a_disturbance_makes_a_good_policy_worse() -> None:
 
 def test_what_a_policy_needs_to_know_of_an_environment() -> None:
     spec = environments.spec_of(CARTPOLE, Distribution.LOGITS)
-    assert (spec.environment, spec.actions, spec.action_names) == (
+    assert (spec.environment, spec.actions, spec.action.names) == (
         "CartPole-v1",
         2,
         ("left", "right"),

@@ -327,3 +327,8 @@ def test_an_environment_that_cannot_be_drawn_is_refused(name: str, why: str) -> 
 def test_a_keyword_that_an_environment_does_not_take_is_named() -> None:
     with pytest.raises(InvalidConfig, match="gravitas"):
         open_environment(EnvironmentConfig(id="CartPole-v1", kwargs={"gravitas": 9.8}))
+
+
+def test_an_environment_without_discrete_actions_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"Pendulum-v1 acts in Box.* of Discrete actions only"):
+        open_environment(EnvironmentConfig(id="Pendulum-v1"))

@@ -18,6 +18,11 @@ _RAW = {
     np.dtype("<f4"): array_pb2.DTYPE_FLOAT32,
     np.dtype("u1"): array_pb2.DTYPE_UINT8,
 }
+_DTYPES = {
+    array_pb2.DTYPE_FLOAT32: np.float32,
+    array_pb2.DTYPE_FLOAT64: np.float64,
+    array_pb2.DTYPE_INT64: np.int64,
+}
 
 
 def encode_observation(observation: npt.ArrayLike) -> array_pb2.Array:
@@ -101,32 +106,37 @@ def act_batch_request(
 
 def decode_decision(response: policy_pb2.ActResponse) -> Decision:
     """One decision."""
-    asked = bool(response.probabilities)
+    action = response.action
     return Decision(
-        action=response.action.discrete,
+        action=_array(action.elements) if action.HasField("elements") else action.discrete,
         version=response.version,
         digest=response.digest,
         log_probability=response.log_probability,
         seed=response.seed,
-        probabilities=np.array(response.probabilities) if asked else None,
-        parameters=np.array(response.parameters) if asked else None,
+        probabilities=np.array(response.probabilities) if response.probabilities else None,
+        parameters=np.array(response.parameters) if response.parameters else None,
     )
 
 
 def decode_decisions(response: policy_pb2.ActBatchResponse) -> Decisions:
     """Many decisions."""
-    actions = np.array(response.actions, dtype=np.int64)
-    asked = bool(response.probabilities)
+    vectors = response.HasField("elements")
+    actions = _array(response.elements) if vectors else np.array(response.actions, np.int64)
     rows = (len(actions), -1)
+    chances, parameters = np.array(response.probabilities), np.array(response.parameters)
     return Decisions(
         actions=actions,
         version=response.version,
         digest=response.digest,
         log_probabilities=np.array(response.log_probabilities),
         seeds=np.array(response.seeds or [0] * len(actions), dtype=np.uint64),
-        probabilities=np.array(response.probabilities).reshape(rows) if asked else None,
-        parameters=np.array(response.parameters).reshape(rows) if asked else None,
+        probabilities=chances.reshape(rows) if chances.size else None,
+        parameters=parameters.reshape(rows) if parameters.size else None,
     )
+
+
+def _array(message: array_pb2.Array) -> npt.NDArray[np.generic]:
+    return np.array(message.values, dtype=_DTYPES[message.dtype]).reshape(message.shape)
 
 
 def set_alias_request(policy: str, alias: str, version: int) -> policy_pb2.SetAliasRequest:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One decision, with all that is needed to make it again.
 
-    action: index of the action, in [0, n).
+    action: index of a Discrete action, in [0, n); the components of a MultiDiscrete one,
+        (components,) int64; or an array in a Box, in its own units, type and shape.
     version, digest: the version that chose it, and the SHA-256 of its model.
-    log_probability: natural logarithm of the action's probability.
+    log_probability: natural logarithm of the action's probability; in a Box, of its density.
     seed: of a sampled action; with it, the version, and what else was sent, the same action
         is drawn again. 0 for a greedy action.
-    probabilities: (n,) float64, when asked for; 0 where the mask forbids.
-    parameters: (n,) float64 values or logits of the policy, when probabilities are asked for.
+    probabilities: (n,) float64, when asked for; 0 where the mask forbids. Of a MultiDiscrete
+        action those of each component, one after another; None in a Box.
+    parameters: float64, when probabilities are asked for: (n,) values or logits, or means and
+        log standard deviations of a Box's elements.
     """
 
-    action: int
+    action: int | Array
     version: int
     digest: str
     log_probability: float
@@ -34,13 +40,14 @@ class Decision:
 class Decisions:
     """Decisions for a batch of n observations, in their order, all by one version.
 
-    actions: (n,) int64. log_probabilities: (n,) float64.
+    actions: (n,) int64, or (n, …) of MultiDiscrete and Box actions.
+    log_probabilities: (n,) float64.
     seeds: (n,) uint64, each good for replaying its row with `act`; 0 when greedy.
-    probabilities: (n, actions) float64, when asked for.
-    parameters: (n, actions) float64 values or logits, when probabilities are asked for.
+    probabilities: (n, actions) float64, when asked for; None in a Box.
+    parameters: (n, …) float64 as in Decision, when probabilities are asked for.
     """
 
-    actions: npt.NDArray[np.int64]
+    actions: Array
     version: int
     digest: str
     log_probabilities: npt.NDArray[np.float64]

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -77,7 +78,7 @@ async def drive(
 
 
 async def _play(
-    client: AsyncClient, env: gym.Env[npt.NDArray[np.float32], int], policy: str, seed: int
+    client: AsyncClient, env: gym.Env[npt.NDArray[np.float32], Any], policy: str, seed: int
 ) -> _Episode:
     observation, _ = env.reset(seed=seed)
     episode, over = _Episode(0.0, [], 0, set()), False

@@ -20,6 +20,10 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
     parameters and the greedy `action` out; the first axis is the batch.
     """
     dims = ", ".join(str(length) for length in spec.observation.shape)
+    outputs = "".join(
+        f'  {{ name: "{name}", data_type: TYPE_FP32, dims: [ {length} ] }},\n'
+        for name, length in spec.outputs.items()
+    )
     return f"""name: "{policy}"
 platform: "onnxruntime_onnx"
 max_batch_size: 1024
@@ -27,8 +31,13 @@ input [
   {{ name: "observation", data_type: {_TYPES[spec.observation.dtype]}, dims: [ {dims} ] }}
 ]
 output [
-  {{ name: "{spec.distribution.value}", data_type: TYPE_FP32, dims: [ {spec.actions} ] }},
-  {{ name: "action", data_type: TYPE_INT64, dims: [ 1 ], reshape: {{ shape: [ ] }} }}
+{outputs}  {{ name: "action", data_type: {_TYPES[spec.action.dtype]}, {_action_dims(spec)} }}
 ]
 version_policy: {{ all: {{ }} }}
 """
+
+
+def _action_dims(spec: PolicySpec) -> str:
+    if not spec.action.shape:  # Triton has no scalars
+        return "dims: [ 1 ], reshape: { shape: [ ] }"
+    return f"dims: [ {', '.join(str(length) for length in spec.action.shape)} ]"

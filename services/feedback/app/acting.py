@@ -12,7 +12,9 @@ from typing import Any
 import gymnasium
 from PIL import Image
 
+from services.feedback.app.action_bars import Bar, bars
 from tutelage import Client
+from tutelage.v1.policy_pb2 import ActionSpace
 
 JPEG_QUALITY = 80
 MOST_PIXELS_WIDE = 600
@@ -22,9 +24,10 @@ LATENCIES_KEPT = 200
 
 @dataclass(frozen=True)
 class Choice:
-    """Which policy acts and how; version 0 follows the alias."""
+    """Which policy acts and how; version 0 follows the alias. `space`: its actions."""
 
     policy: str
+    space: ActionSpace
     version: int
     alias: str
     sample: bool
@@ -35,12 +38,11 @@ class Choice:
 class Frame:
     """One step as the page shows it.
 
-    picture: base64 of a JPEG. probabilities: of each action, in the pictured state.
+    picture: base64 of a JPEG. bars: what was decided in the pictured state.
     """
 
     picture: str
-    probabilities: list[float]
-    action: int
+    bars: list[Bar]
     episode_return: float
     step: int
     version: int
@@ -97,11 +99,9 @@ class Stage:
         self._observation, self._ended = observation, terminated or truncated
         self._return += float(reward)
         self._step += 1
-        probabilities = decision.probabilities
         return Frame(
             picture=picture,
-            probabilities=[] if probabilities is None else probabilities.tolist(),
-            action=decision.action,
+            bars=bars(choice.space, decision),
             episode_return=self._return,
             step=self._step,
             version=decision.version,

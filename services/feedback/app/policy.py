@@ -15,6 +15,7 @@ import streamlit as st
 
 from services.feedback.app import charts
 from services.feedback.app.acting import Choice, Stage
+from services.feedback.app.action_bars import names
 from services.feedback.app.component import component
 from services.feedback.app.connection import Connection, connect, needing_policies
 from tutelage import Client, Decisions, TutelageError
@@ -98,17 +99,22 @@ def _choose(policy: pb.Policy) -> Choice:
     """Version or alias, and how actions are taken."""
     aliases = {f"alias:{name}": f"{name} (v{v})" for name, v in sorted(policy.aliases.items())}
     versions = {f"{v.version}": f"v{v.version}" for v in reversed(policy.versions)}
-    names = aliases | versions
+    labels = aliases | versions
     default = f"alias:{STABLE}"
     wanted: str = st.selectbox(
         "Version",
-        list(names),
-        index=list(names).index(default) if default in names else 0,
-        format_func=lambda key: names.get(key, key),
+        list(labels),
+        index=list(labels).index(default) if default in labels else 0,
+        format_func=lambda key: labels.get(key, key),
         key=f"version-{policy.name}",
     )
+    drawable = policy.spec.distribution != pb.DISTRIBUTION_DETERMINISTIC
     selection = st.segmented_control(
-        "Actions", ["Greedy", "Sampled"], default="Greedy", required=True, width="stretch"
+        "Actions",
+        ["Greedy", "Sampled"] if drawable else ["Greedy"],
+        default="Greedy",
+        required=True,
+        width="stretch",
     )
     temperature = st.slider(
         "Temperature",
@@ -116,11 +122,13 @@ def _choose(policy: pb.Policy) -> Choice:
         5.0,
         1.0,
         0.05,
-        help="Divides the policy's values before they become probabilities.",
+        help="Divides the policy's values before they become probabilities; multiplies the "
+        "variance where actions are numbers.",
     )
     is_alias = wanted.startswith("alias:")
     return Choice(
         policy=policy.name,
+        space=policy.spec.action,
         version=0 if is_alias else int(wanted),
         alias=wanted.removeprefix("alias:") if is_alias else STABLE,
         sample=selection == "Sampled",
@@ -182,9 +190,8 @@ def _show_stage(connection: Connection, policy: pb.Policy, choice: Choice) -> No
     except gymnasium.error.Error as error:
         st.info(f"{policy.spec.environment} cannot be drawn here: {error}")
         return
-    names = _action_names(policy)
     show = st.fragment(_play, run_every=REFRESH_S if playing.on else None)
-    show(connection, playing, choice, names)
+    show(connection, playing, choice)
 
 
 def _playing(environment: str) -> Playing:
@@ -200,7 +207,7 @@ def _playing(environment: str) -> Playing:
 def _show_values(client: Client, policy: pb.Policy, choice: Choice) -> None:
     """The table of action values: of the first version, before training, and of the chosen."""
     st.subheader("Action values")
-    names, chosen = _action_names(policy), (choice.version, choice.alias)
+    columns, chosen = names(policy.spec.action), (choice.version, choice.alias)
     tables = [
         (f"**v{decided.version}**, the {what} one", values)
         for what, asked in (("first", (policy.versions[0].version, "")), ("chosen", chosen))
@@ -213,8 +220,8 @@ def _show_values(client: Client, policy: pb.Policy, choice: Choice) -> None:
     for column, (title, values) in zip(st.columns(2, gap="large"), tables, strict=True):
         with column:
             st.markdown(title)
-            st.altair_chart(charts.values_chart(values, names, domain), key=f"chart of {title}")
-            table = pd.DataFrame(values, columns=names)
+            st.altair_chart(charts.values_chart(values, columns, domain), key=f"chart of {title}")
+            table = pd.DataFrame(values, columns=columns)
             st.dataframe(table.style.format("{:.3f}"), height=MOST_TABLE_PX)
 
 
@@ -230,12 +237,7 @@ def _values(
     return decided, decided.parameters
 
 
-def _action_names(policy: pb.Policy) -> list[str]:
-    names = list(policy.spec.action.names)
-    return names or [f"action {i}" for i in range(policy.spec.action.n)]
-
-
-def _play(connection: Connection, playing: Playing, choice: Choice, names: list[str]) -> None:
+def _play(connection: Connection, playing: Playing, choice: Choice) -> None:
     with needing_policies(connection):
         if playing.on and time.monotonic() - playing.since > PLAY_S:
             playing.switch()
@@ -248,7 +250,7 @@ def _play(connection: Connection, playing: Playing, choice: Choice, names: list[
                 "batch": playing.batch,
                 "frames": playing.frames,
                 "frames_per_s": playing.stage.frames_per_s,
-                "names": names,
+                "names": names(choice.space),
             },
         )
         _show_controls(playing)

@@ -39,11 +39,11 @@ function makeRows(stage, names) {
 
 function draw(stage, frame) {
   stage.image.src = `data:image/jpeg;base64,${frame.picture}`;
-  stage.rows.forEach(({ row, bar, share }, action) => {
-    const probability = frame.probabilities[action] ?? 0;
-    row.classList.toggle("chosen", action === frame.action);
-    bar.style.width = `${100 * probability}%`;
-    share.textContent = `${Math.round(100 * probability)}%`;
+  stage.rows.forEach(({ row, bar, share }, i) => {
+    const shown = frame.bars[i] ?? { share: 0, text: "", chosen: false };
+    row.classList.toggle("chosen", shown.chosen);
+    bar.style.width = `${100 * shown.share}%`;
+    share.textContent = shown.text;
   });
   stage.facts.replaceChildren(
     ...[`Step ${frame.step}`, `Return ${frame.episode_return}`, `Version ${frame.version}`].map((text) => {

@@ -62,7 +62,7 @@ class Array(_message.Message):
     raw: _builtins.bytes
     """Little-endian elements in row-major (C) order. Meant for images and programs."""
     dtype: Global___DType.ValueType
-    """Element type of `raw`; ignored with `values`. Default: the policy's own."""
+    """Element type of `raw`; in a request ignored with `values`. Default: the policy's own."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Elements in row-major (C) order. Meant for small vectors and for people."""

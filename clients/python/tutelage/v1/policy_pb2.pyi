@@ -30,9 +30,13 @@ class _ActionSelectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Actio
     ACTION_SELECTION_UNSPECIFIED: _ActionSelection.ValueType  # 0
     """The server's default: greedy."""
     ACTION_SELECTION_GREEDY: _ActionSelection.ValueType  # 1
-    """The most probable allowed action; ties go to the lowest index."""
+    """The most probable allowed action, ties going to the lowest index; in a Box the one at
+    the distribution's mean.
+    """
     ACTION_SELECTION_SAMPLE: _ActionSelection.ValueType  # 2
-    """Drawn from the distribution over the allowed actions, with the seed given."""
+    """Drawn from the distribution over the allowed actions, with the seed given.
+    INVALID_ARGUMENT where the policy is deterministic.
+    """
 
 class ActionSelection(_ActionSelection, metaclass=_ActionSelectionEnumTypeWrapper):
     """How an action is taken from the policy's distribution."""
@@ -40,9 +44,13 @@ class ActionSelection(_ActionSelection, metaclass=_ActionSelectionEnumTypeWrappe
 ACTION_SELECTION_UNSPECIFIED: ActionSelection.ValueType  # 0
 """The server's default: greedy."""
 ACTION_SELECTION_GREEDY: ActionSelection.ValueType  # 1
-"""The most probable allowed action; ties go to the lowest index."""
+"""The most probable allowed action, ties going to the lowest index; in a Box the one at
+the distribution's mean.
+"""
 ACTION_SELECTION_SAMPLE: ActionSelection.ValueType  # 2
-"""Drawn from the distribution over the allowed actions, with the seed given."""
+"""Drawn from the distribution over the allowed actions, with the seed given.
+INVALID_ARGUMENT where the policy is deterministic.
+"""
 Global___ActionSelection: _TypeAlias = ActionSelection  # noqa: Y015
 
 class _Distribution:
@@ -55,7 +63,19 @@ class _DistributionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Distribu
     DISTRIBUTION_Q_VALUES: _Distribution.ValueType  # 1
     """Action values; as a distribution: softmax(q / temperature)."""
     DISTRIBUTION_LOGITS: _Distribution.ValueType  # 2
-    """Unnormalised log-probabilities; as a distribution: softmax(logits / temperature)."""
+    """Unnormalised log-probabilities; as a distribution: softmax(logits / temperature). Of a
+    MultiDiscrete action those of each component, one component after another.
+    """
+    DISTRIBUTION_GAUSSIAN: _Distribution.ValueType  # 3
+    """Means, then natural logarithms of the standard deviations, of the elements of a Box, in
+    normalised units: an element with two bounds lies in [-1, 1], one that lacks a bound is
+    as it is. A draw beyond a bound is clipped to it. Variances are multiplied by the
+    temperature.
+    """
+    DISTRIBUTION_TANH_GAUSSIAN: _Distribution.ValueType  # 4
+    """The same of a number whose tanh is the action in normalised units."""
+    DISTRIBUTION_DETERMINISTIC: _Distribution.ValueType  # 5
+    """The action itself; there is nothing to draw."""
 
 class Distribution(_Distribution, metaclass=_DistributionEnumTypeWrapper):
     """What the numbers of a policy's output mean."""
@@ -64,8 +84,48 @@ DISTRIBUTION_UNSPECIFIED: Distribution.ValueType  # 0
 DISTRIBUTION_Q_VALUES: Distribution.ValueType  # 1
 """Action values; as a distribution: softmax(q / temperature)."""
 DISTRIBUTION_LOGITS: Distribution.ValueType  # 2
-"""Unnormalised log-probabilities; as a distribution: softmax(logits / temperature)."""
+"""Unnormalised log-probabilities; as a distribution: softmax(logits / temperature). Of a
+MultiDiscrete action those of each component, one component after another.
+"""
+DISTRIBUTION_GAUSSIAN: Distribution.ValueType  # 3
+"""Means, then natural logarithms of the standard deviations, of the elements of a Box, in
+normalised units: an element with two bounds lies in [-1, 1], one that lacks a bound is
+as it is. A draw beyond a bound is clipped to it. Variances are multiplied by the
+temperature.
+"""
+DISTRIBUTION_TANH_GAUSSIAN: Distribution.ValueType  # 4
+"""The same of a number whose tanh is the action in normalised units."""
+DISTRIBUTION_DETERMINISTIC: Distribution.ValueType  # 5
+"""The action itself; there is nothing to draw."""
 Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
+
+class _ActionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTION_KIND_UNSPECIFIED: _ActionKind.ValueType  # 0
+    """Discrete."""
+    ACTION_KIND_DISCRETE: _ActionKind.ValueType  # 1
+    """One of n."""
+    ACTION_KIND_MULTI_DISCRETE: _ActionKind.ValueType  # 2
+    """Several such choices at once."""
+    ACTION_KIND_BOX: _ActionKind.ValueType  # 3
+    """An array of numbers within bounds."""
+
+class ActionKind(_ActionKind, metaclass=_ActionKindEnumTypeWrapper):
+    """What kind of action a policy takes."""
+
+ACTION_KIND_UNSPECIFIED: ActionKind.ValueType  # 0
+"""Discrete."""
+ACTION_KIND_DISCRETE: ActionKind.ValueType  # 1
+"""One of n."""
+ACTION_KIND_MULTI_DISCRETE: ActionKind.ValueType  # 2
+"""Several such choices at once."""
+ACTION_KIND_BOX: ActionKind.ValueType  # 3
+"""An array of numbers within bounds."""
+Global___ActionKind: _TypeAlias = ActionKind  # noqa: Y015
 
 @_typing.final
 class ActRequest(_message.Message):
@@ -97,7 +157,9 @@ class ActRequest(_message.Message):
     observation give the same action on any replica. Default: drawn by the server.
     """
     temperature: _builtins.float
-    """Divides the values or logits before softmax; positive and finite. Default: 1."""
+    """Divides the values or logits before softmax, multiplies the variances of a Gaussian;
+    positive and finite. Default: 1.
+    """
     include_probabilities: _builtins.bool
     """Whether to return `probabilities`. Default: false."""
     @_builtins.property
@@ -106,8 +168,9 @@ class ActRequest(_message.Message):
 
     @_builtins.property
     def action_mask(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """One flag an action, true where it is allowed. Default: all allowed. A mask
-        that allows nothing is INVALID_ARGUMENT.
+        """One flag an action, true where it is allowed; of a MultiDiscrete action the flags of
+        each component, one component after another. Default: all allowed. A mask that allows
+        nothing is INVALID_ARGUMENT, and so is one for actions in a Box.
         """
 
     def __init__(
@@ -145,16 +208,24 @@ class Action(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DISCRETE_FIELD_NUMBER: _builtins.int
+    ELEMENTS_FIELD_NUMBER: _builtins.int
     discrete: _builtins.int
-    """Index of a discrete action, in [0, n)."""
+    """Index of a discrete action, in [0, n). 0 for the others."""
+    @_builtins.property
+    def elements(self) -> _array_pb2.Array:
+        """The components of a MultiDiscrete action (int64), or a Box's elements in its own units
+        and type and within its bounds; as `values`, with `dtype` and `shape`. Unset for Discrete.
+        """
+
     def __init__(
         self,
         *,
         discrete: _builtins.int = ...,
+        elements: _array_pb2.Array | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["discrete", b"discrete"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discrete", b"discrete", "elements", b"elements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,8 +249,11 @@ class ActResponse(_message.Message):
     digest: _builtins.str
     """SHA-256 of that version's model.onnx, in lower-case hex."""
     log_probability: _builtins.float
-    """Natural logarithm of the action's probability under the distribution
-    (softmax over the allowed actions), for greedy actions too.
+    """Natural logarithm of the action's probability under the distribution, at the
+    temperature asked for, for greedy actions too. Discrete: softmax over the allowed
+    actions; MultiDiscrete: the components' summed. Box: of the density in the Box's own
+    units (per unit of each element), summed over the elements; a Gaussian's element at a
+    bound counts with the probability of all that is clipped to it. Deterministic: 0.
     """
     seed: _builtins.int
     """Seed in effect; 0 for a greedy action."""
@@ -189,12 +263,14 @@ class ActResponse(_message.Message):
 
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Probability of each action, when asked for; 0 where the mask forbids it."""
+        """Probability of each action, when asked for; 0 where the mask forbids it. Of a
+        MultiDiscrete action those of each component, one after another; empty for a Box.
+        """
 
     @_builtins.property
     def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The policy's values or logits before temperature and mask, when
-        probabilities are asked for.
+        """The policy's output before temperature and mask, when probabilities are asked for:
+        see Distribution.
         """
 
     def __init__(
@@ -253,7 +329,7 @@ class ActBatchRequest(_message.Message):
 
     @_builtins.property
     def action_masks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """n × actions flags in row-major order. Default: all allowed."""
+        """n × actions flags in row-major order, each row as in ActRequest. Default: all allowed."""
 
     def __init__(
         self,
@@ -296,13 +372,14 @@ class ActBatchResponse(_message.Message):
     SEEDS_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    ELEMENTS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version that chose them all."""
     digest: _builtins.str
     """SHA-256 of that version's model.onnx, in lower-case hex."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Discrete action of each row, in [0, n_actions)."""
+        """Discrete action of each row, in [0, n_actions). Empty for the other kinds."""
 
     @_builtins.property
     def log_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -314,12 +391,20 @@ class ActBatchResponse(_message.Message):
 
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """rows × actions probabilities in row-major order, when asked for."""
+        """rows × actions probabilities in row-major order, when asked for; each row as in
+        ActResponse.
+        """
 
     @_builtins.property
     def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """rows × actions values or logits in row-major order, before temperature and mask, when
-        probabilities are asked for.
+        """The policy's output by row in row-major order, before temperature and mask, when
+        probabilities are asked for; each row as in ActResponse.
+        """
+
+    @_builtins.property
+    def elements(self) -> _array_pb2.Array:
+        """MultiDiscrete and Box actions, as in Action, with a leading axis for the rows. Unset
+        for Discrete.
         """
 
     def __init__(
@@ -332,10 +417,11 @@ class ActBatchResponse(_message.Message):
         seeds: _abc.Iterable[_builtins.int] | None = ...,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
         parameters: _abc.Iterable[_builtins.float] | None = ...,
+        elements: _array_pb2.Array | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "log_probabilities", b"log_probabilities", "parameters", b"parameters", "probabilities", b"probabilities", "seeds", b"seeds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "elements", b"elements", "log_probabilities", b"log_probabilities", "parameters", b"parameters", "probabilities", b"probabilities", "seeds", b"seeds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,21 +467,55 @@ class ActionSpace(_message.Message):
 
     N_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NVEC_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
     n: _builtins.int
-    """Number of discrete actions: 0 … n-1."""
+    """Number of discrete actions: 0 … n-1. 0 for the other kinds."""
+    kind: Global___ActionKind.ValueType
+    """What kind of action it is. Default: discrete."""
+    dtype: _array_pb2.DType.ValueType
+    """Box: element type. Else unset."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the actions where the environment has some, by index; else empty."""
+        """Names of the discrete actions where the environment has some, by index; else empty."""
+
+    @_builtins.property
+    def nvec(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """MultiDiscrete: component i is one of 0 … nvec[i]-1. Else empty."""
+
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Box: length of each axis, without batch; empty for a single number, and for the others."""
+
+    @_builtins.property
+    def low(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Box: lower bound of each element in row-major order, itself within; -inf where there is
+        none. Else empty.
+        """
+
+    @_builtins.property
+    def high(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Box: upper bounds, likewise; inf where there is none."""
 
     def __init__(
         self,
         *,
         n: _builtins.int = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        kind: Global___ActionKind.ValueType = ...,
+        nvec: _abc.Iterable[_builtins.int] | None = ...,
+        dtype: _array_pb2.DType.ValueType = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        low: _abc.Iterable[_builtins.float] | None = ...,
+        high: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["n", b"n", "names", b"names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "high", b"high", "kind", b"kind", "low", b"low", "n", b"n", "names", b"names", "nvec", b"nvec", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -462,7 +582,7 @@ class PolicyVersion(_message.Message):
     digest: _builtins.str
     """SHA-256 of model.onnx, in lower-case hex."""
     algorithm: _builtins.str
-    """Algorithm that made it: "dqn", "ppo", "tabular" or "dqn-rlhf"."""
+    """Algorithm that made it, such as "dqn", "ppo" or "sac"."""
     run_id: _builtins.str
     """Run that published it."""
     env_steps: _builtins.int

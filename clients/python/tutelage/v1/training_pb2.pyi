@@ -78,7 +78,7 @@ class Run(_message.Message):
     preset: _builtins.str
     """Preset it was made from."""
     algorithm: _builtins.str
-    """"dqn", "ppo", "tabular", "segments" or "dqn-rlhf"."""
+    """What it does: "dqn", "ppo", "sac", "tabular", "segments", "dqn-rlhf", …"""
     policy: _builtins.str
     """Policy it publishes to, or whose behaviour it records."""
     seed: _builtins.int
@@ -940,7 +940,7 @@ class Preset(_message.Message):
     description: _builtins.str
     """What it is for, in one sentence."""
     algorithm: _builtins.str
-    """"dqn", "ppo", "tabular", "segments" or "dqn-rlhf"."""
+    """What it does: "dqn", "ppo", "sac", "tabular", "segments", "dqn-rlhf", …"""
     policy: _builtins.str
     """Policy that it publishes to, or whose behaviour it records."""
     config_yaml: _builtins.str
