@@ -86,12 +86,18 @@ class OffPolicyRun(TrainingLoop):
             self._replay.checkpoint()
         super().save()
 
+    def close(self) -> None:
+        """Return once the replay has all rows and counts of this run."""
+        self._patiently(self._replay.close)
+
     def step(self) -> None:
-        """Collect a chunk, append it, and learn as much as it allows."""
+        """Collect a chunk, append it, and learn as much as it allows.
+
+        Redis takes a chunk in while the learner learns from those before.
+        """
         steps = self._collect()
         rows = self._collector.take()
-        self._patiently(lambda: self._replay.append(rows))
-        self._patiently(self._replay.sync)
+        self._patiently(lambda: self._replay.append_ahead(rows))
         if self._replay.size < self._config.replay.min_replay_size:
             return
         self._anneal()
@@ -147,7 +153,9 @@ def run(config: DQNRun | RLHFRun, parts: Parts) -> bool:
             return False
         raise
     try:
-        return loop.run()
+        finished = loop.run()
+        loop.close()
+        return finished
     except (ReplayUnavailable, StorageFull):
         if not parts.session.should_stop:
             raise
