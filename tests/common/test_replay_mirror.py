@@ -21,7 +21,7 @@ from replay_oracle import Actor
 from replay_rig import SCHEMA, make_rows
 
 from services.common.embedded_redis import EmbeddedRedis
-from services.common.errors import ReplayDataLost, ReplayUnavailable
+from services.common.errors import ReplayBackpressure, ReplayDataLost, ReplayUnavailable
 from services.common.replay import (
     Limits,
     MemoryReplay,
@@ -37,7 +37,7 @@ from services.common.replay import (
 )
 from services.common.replay.local import LocalReplay
 from services.common.replay.samplers import Drawn
-from services.common.replay.shard import Appended, ReplayShard
+from services.common.replay.shard import Appended, ReplayShard, Tail
 
 STACKED = ReplaySchema.transitions((1,), "float32", stack=3)
 
@@ -157,7 +157,9 @@ def connect_again(client: redis.Redis) -> Iterator[redis.Redis]:
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int, list[tuple[str, str]]]]:
     """Things that happen: (what, which actor, how its steps end)."""
-    kinds = st.sampled_from(["append", "append", "append", "lose reply", "sync", "reopen"])
+    kinds = st.sampled_from(
+        ["append", "append", "ahead", "own", "lose reply", "lose own reply", "sync", "reopen"]
+    )
     end = st.sampled_from(["", "", "", "terminated", "truncated"])
     steps = st.lists(st.tuples(end, end), min_size=1, max_size=9)
     return draw(st.lists(st.tuples(kinds, st.integers(0, 2), steps), min_size=1, max_size=20))
@@ -176,14 +178,27 @@ def test_whatever_producers_do_the_mirror_holds_what_memory_would(
 ) -> None:
     store = ReplayStore(client, f"mirror-{uuid.uuid4().hex}", schema, 31)
     producers = [ReplayProducer(store) for _ in range(3)]
-    actors = [Actor(schema, number) for number in range(3)]
+    actors = [Actor(schema, number) for number in range(4)]
     copy = MirrorReplay(store, sampling(n_step=3))
     expected = MemoryReplay(schema, 31, sampling(n_step=3))
     for what, who, ends in events:
         if what == "sync":
             copy.sync()
+            assert copy.head == expected.head
         elif what == "reopen":
+            copy.close()
             copy = MirrorReplay(store, sampling(n_step=3))
+        elif what in ("ahead", "own", "lose own reply"):  # the learner's own actor
+            rows = actors[3].chunk(ends)
+            append = copy.append if what == "own" else copy.append_ahead
+            if what == "lose own reply":
+                with lost_reply(store.shards[0]), contextlib.suppress(ReplayUnavailable):
+                    copy.append(rows)
+                copy.append(rows)
+            else:
+                append(rows)
+            copy.checkpoint()  # else others' chunks might come before it
+            expected.append(rows)
         else:
             rows = actors[who].chunk(ends)
             if what == "lose reply":
@@ -277,3 +292,107 @@ def test_a_learner_killed_while_it_learns_finds_rows_and_priorities(
     learnt = values == (1 + numbers + 1e-6).astype(np.float32)
     assert learnt.sum() > 30
     assert set(values[~learnt].tolist()) <= {1.0}  # never drawn: as when they came
+
+
+def reads(shard: ReplayShard, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From which row on each read of the shard was."""
+    found, real = [], shard.tail
+
+    def tail(first: int, most: int, sampled: int = 0) -> Tail:
+        found.append(first)
+        return real(first, most, sampled)
+
+    monkeypatch.setattr(shard, "tail", tail)
+    return found
+
+
+def test_own_rows_are_not_read_back(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = mirrored(client, name, 100)
+    copy.sync()
+    monkeypatch.setattr(mirror, "REPORT_PERIOD_S", 1000.0)
+    asked = reads(copy._store.shards[0], monkeypatch)
+    copy.append(make_rows(1, range(1)))
+    for step in range(1, 4):
+        copy.append_ahead(make_rows(1, range(step, step + 1)))
+    assert asked == []
+    assert steps_of(copy) == [0, 1, 2]
+    assert copy.sync() == 2
+    assert asked == [8]  # others may have appended after us
+    copy.append_ahead(make_rows(1, range(4, 5)))
+    assert asked == [8, 8]  # as we had not appended since
+    copy.checkpoint()
+    ReplayProducer(copy._store).append(make_rows(3, range(7, 9)))
+    copy.append(make_rows(1, range(5, 6)))
+    copy.append_ahead(make_rows(1, range(6, 7)))
+    assert asked == [8, 8, 8]  # there was another's chunk between ours
+    assert steps_of(copy) == [0, 1, 2, 3, 4, 7, 8, 5]
+    monkeypatch.setattr(mirror, "REPORT_PERIOD_S", 0.0)
+    copy.append_ahead(make_rows(1, range(7, 8)))
+    assert asked == [8, 8, 8, 17]
+    assert steps_of(copy)[-1] == 6
+
+
+def test_rows_appended_ahead_are_there_after_the_next_call(client: redis.Redis, name: str) -> None:
+    copy, expected = mirrored(client, name, 8), MemoryReplay(SCHEMA, 8, sampling())
+    for i in range(12):
+        for replay in (copy, expected):
+            replay.append_ahead(make_rows(1, range(i, i + 1)))
+        assert copy.size == expected.size == min(i, 4)
+    for replay in (copy, expected):
+        assert replay.sync() == 2
+    assert steps_of(copy) == steps_of(expected) == [8, 9, 10, 11]
+
+
+def test_a_chunk_on_its_way_when_the_server_dies_counts_once(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as valkey, connect(valkey.url) as client:
+        copy = mirrored(client, "ahead", 100)
+        copy.append_ahead(make_rows(1, range(3)))
+        copy.append_ahead(make_rows(1, range(3, 5)))
+        valkey.kill()
+        left = [make_rows(1, range(5, 6))]
+        with contextlib.suppress(ReplayUnavailable):  # unless the answer had come already
+            copy.append_ahead(left[0])
+            left.clear()
+        with pytest.raises(ReplayUnavailable):
+            copy.checkpoint()
+        valkey.start()
+        for rows in left:
+            copy.append_ahead(rows)
+        copy.checkpoint()
+        copy.sync()
+        assert steps_of(copy) == list(range(6))
+        assert copy._store.shards[0].stats().inserted == 6
+
+
+def test_a_chunk_ahead_that_must_wait_for_the_limits_is_sent_again(
+    client: redis.Redis, name: str
+) -> None:
+    limits = Limits(samples_per_insert=1, error_buffer=8, min_size=1)
+    store = ReplayStore(client, name, SCHEMA, 100, limits=limits)
+    writer = ReplayProducer(store)
+    writer.append_ahead(make_rows(1, range(8)))
+    writer.append_ahead(make_rows(1, range(8, 16)))
+    with pytest.raises(ReplayBackpressure):
+        writer.settle(timeout_s=0)
+    store.shards[0].tail(0, 0, sampled=8)
+    writer.settle()
+    writer.settle()
+    assert store.shards[0].stats().inserted == 16
+
+
+def test_samples_are_reported_at_the_latest_when_closing(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "REPORT_PERIOD_S", 1000.0)
+    copy = mirrored(client, name, 100)
+    copy.sync()
+    copy.append(make_rows(1, range(5)))
+    copy.sync()
+    copy.sample(7)
+    copy.append(make_rows(1, range(5, 9)))
+    copy.sync()
+    copy.sample(5)
+    copy.close()
+    assert copy._store.shards[0].stats().sampled == 12

@@ -16,12 +16,13 @@ from services.trainer import environments
 from services.trainer.actor_critic import ActorCritic
 from services.trainer.algorithms.a2c import A2CLearner
 from services.trainer.algorithms.actor_critic import ActorCriticLearner
-from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
+from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import A2CRun, DQNRun, PPORun, parse
 from services.trainer.heads import policy_gradient_distribution
-from services.trainer.learning import UniformReplay
+from services.trainer.learning import DrawnBatches
 from services.trainer.networks import QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy
@@ -39,12 +40,13 @@ COMMON: dict[str, Any] = {
     "checkpoint": {"period": NEVER},
 }
 DQN: dict[str, Any] = {
-    "total_env_steps": 900,
-    "learning_rate": 0.005,
+    "total_env_steps": 480,
+    "learning_rate": 0.02,
+    "final_learning_rate": 0.001,
     "batch_size": 32,
     "discount": 0.5,
-    "target_update_period": 20,
-    "env_steps_per_update": 1,
+    "target_update_period": 5,
+    "env_steps_per_update": 2,
     "epsilon": {"start": 1.0, "end": 1.0},
 }
 PPO: dict[str, Any] = {
@@ -81,12 +83,13 @@ class Indifferent:
         pass
 
 
-def dqn_config(environment: str, **changes: Any) -> DQNRun:
+def dqn_config(environment: str, network: Any = None, **changes: Any) -> DQNRun:
     content = {
         **COMMON,
         "algorithm": "dqn",
-        "environment": {"id": environment, "num_envs": 4},
-        "replay": {"capacity": 1000, "min_replay_size": 32, "chunk_rows": 4},
+        "environment": {"id": environment, "num_envs": 8},
+        "network": {"hidden": [32], **(network or {})},
+        "replay": {"capacity": 1000, "min_replay_size": 32, "chunk_rows": 16},
         "dqn": DQN | changes,
     }
     config = parse(content, "test")
@@ -118,11 +121,12 @@ def a2c_config(environment: str, **changes: Any) -> A2CRun:
     return config
 
 
-def make_dqn(config: DQNRun) -> DQNLearner:
+def make_dqn(config: DQNRun, generator: np.random.Generator | None = None) -> DQNLearner:
     torch.manual_seed(0)
     spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
-    target = q_learning_target(config.dqn.double)
-    return DQNLearner(QNetwork(spec, config.network), config.dqn, target, CPU)
+    kind = QuantileLearner if config.network.quantiles else DQNLearner
+    generator = generator or np.random.default_rng(0)
+    return kind(QNetwork(spec, config.network), config.dqn, CPU, generator)
 
 
 def make_on_policy(config: PPORun | A2CRun) -> ActorCriticLearner:
@@ -144,7 +148,8 @@ def session_in(folder: Path) -> Iterator[RunSession]:
 
 def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
     """Train to the end."""
-    learner, generator = make_dqn(config), np.random.default_rng(0)
+    generator = np.random.default_rng(0)
+    learner = make_dqn(config, generator)
     with session_in(folder) as session:
         parts = off_policy.Parts(
             session=session,
@@ -152,7 +157,7 @@ def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
             run_id=f"probe-{folder.name}",
             attempt=1,
             spec=learner.network.spec,
-            learning=UniformReplay(learner, config.dqn),
+            learning=DrawnBatches(learner, config.dqn),
             judge=Indifferent(),
             checkpoints=CheckpointStore(folder / "checkpoints"),
             generator=generator,

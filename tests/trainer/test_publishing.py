@@ -18,7 +18,7 @@ import torch
 from services.common.registry import PolicyRegistry
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
 from services.trainer.actor_critic import ActorCritic
-from services.trainer.config import ActorCriticNetworkConfig, DQNRun, NetworkConfig, RLHFRun, parse
+from services.trainer.config import ActorCriticNetworkConfig, DQNRun, QNetworkConfig, RLHFRun, parse
 from services.trainer.evaluate import Greedy
 from services.trainer.networks import QNetwork
 from services.trainer.published import PublishedPolicy
@@ -36,7 +36,7 @@ from tutelage.v1 import training_pb2 as pb
 
 ACTIONS = 101
 ACTOR_CRITIC = ActorCriticNetworkConfig(hidden=(8,))
-NETWORK = NetworkConfig(hidden=(2,))
+NETWORK = QNetworkConfig(hidden=(2,))
 SPEC = PolicySpec(
     environment="Pays-v0",
     observation=ObservationSpace(dtype="float32", shape=(1,)),

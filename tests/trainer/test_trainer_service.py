@@ -130,8 +130,9 @@ def test_a_diverging_run_fails_and_names_its_last_good_checkpoint(
     run = trainer.wait_until_ended(trainer.start(ENDLESS | wild))
     assert run.status == pb.RUN_STATUS_FAILED
     assert f"last good checkpoint: {run.checkpoint_env_steps} env steps" in run.error
-    # Learning begins at 300 steps: no checkpoint of what had diverged is kept.
-    assert 200 <= run.checkpoint_env_steps < 320
+    # Learning begins when Redis has 300 steps, which is known a chunk later: no checkpoint of
+    # what had diverged is kept.
+    assert 200 <= run.checkpoint_env_steps < 360
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(trainer: TrainerProcess) -> None:

@@ -29,6 +29,7 @@ class MemoryReplay(LocalReplay):
     ) -> None:
         path = None if folder is None else folder / "rows"
         super().__init__(name, schema, [Ring(schema, capacity, path)], sampling)
+        self._ahead: Rows | None = None
 
     def append(self, rows: Rows, timeout_s: float | None = None) -> int:
         """Take in whole fragments, shape `(n,)`; returns the head. Never waits.
@@ -41,9 +42,18 @@ class MemoryReplay(LocalReplay):
         self._write(0, self._rings[0].head, rows)
         return self.head
 
+    def append_ahead(self, rows: Rows, timeout_s: float | None = None) -> None:
+        """As with a mirror, rows can be sampled after the next call, or after `sync`."""
+        self.sync()
+        self._ahead = rows
+
     def sync(self) -> int:
-        """There is nowhere else that rows could come from: 0."""
-        return 0
+        """Take in what was appended ahead; returns how many rows."""
+        rows, self._ahead = self._ahead, None
+        if rows is None:
+            return 0
+        self.append(rows)
+        return len(rows)
 
     def checkpoint(self) -> None:
         """Nothing outlives the process."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 from services.common.errors import DataCorrupted
 from services.common.replay.batch import Batch, SequenceBatch
+from services.common.replay.echo import Echo
 from services.common.replay.local import LocalReplay, Sampling
 from services.common.replay.producer import ReplayProducer
 from services.common.replay.ration import Ration
 from services.common.replay.ring import Ring
 from services.common.replay.schema import Rows
-from services.common.replay.shard import ReplayShard, Tail
+from services.common.replay.shard import Appended, ReplayShard, Tail
 from services.common.replay.store import ReplayStore
 
 ROWS_A_TRIP = 1 << 15
 FLUSH_PERIOD_S = 5.0
+REPORT_PERIOD_S = 1.0
 SAMPLER = "default"
 
 
@@ -25,6 +28,10 @@ class MirrorReplay(LocalReplay):
 
     The same rows in the same order give the same samples for the same generator. Not for
     several threads.
+
+    Rows appended here are taken from here once Redis has them. A learner that collects for
+    itself with `append_ahead` so pays one round trip a chunk, and does not wait for it; what
+    others appended is read when there is some, and every second samples are reported.
 
     Args:
         folder: where rows are mapped into memory instead of taking memory.
@@ -48,6 +55,8 @@ class MirrorReplay(LocalReplay):
         self._store, self._sampler_name = store, sampler_name
         self._producer: ReplayProducer | None = None
         self._epochs: list[int | None] = [None] * len(rings)
+        self._echoes = [Echo(store.schema) for _ in rings]
+        self._heard_s = [-math.inf] * len(rings)
         self._flush_due: float | None = None
         self._ration = store.limits and Ration(store.name, store.limits, self._sampled)
 
@@ -56,22 +65,34 @@ class MirrorReplay(LocalReplay):
 
         They can be sampled after `sync`.
         """
-        if self._producer is None:
-            self._producer = ReplayProducer(self._store)
-        return self._producer.append(rows, timeout_s)
+        return self._writer().append(rows, timeout_s)
+
+    def append_ahead(self, rows: Rows, timeout_s: float | None = None) -> None:
+        """Copy what was appended up to our last chunk, then send this one; see `ReplayProducer`.
+
+        The rows can be sampled after the next call, or after `sync`. Call it again with the same
+        rows when it failed.
+
+        Raises:
+            as `append` and `sync`, for the chunk before.
+        """
+        self._settle(timeout_s)
+        self._copy(read_all=False)
+        self._writer().append_ahead(rows, timeout_s)
 
     def sync(self) -> int:
-        """Copy the rows appended since the last call; returns how many there were.
+        """Copy the rows appended since the last call, once Redis has acknowledged all of ours.
+
+        Returns:
+            how many there were.
 
         Raises:
             ReplayUnavailable: when Redis does not answer; what was copied stays.
             ReplayDataLost: when the replay is gone from Redis.
             DataCorrupted: when rows do not make whole fragments.
         """
-        copied = sum(self._sync(i, shard) for i, shard in enumerate(self._store.shards))
-        if self._prioritized is not None:
-            self._keep_priorities()
-        return copied
+        self._settle()
+        return self._copy(read_all=True)
 
     def sample(self, batch_size: int) -> Batch:
         """See `LocalReplay.sample`; where there are limits, waits until they allow it.
@@ -91,11 +112,12 @@ class MirrorReplay(LocalReplay):
         return super().sample_sequences(batch_size, length, burn_in)
 
     def checkpoint(self) -> None:
-        """Make the priorities as durable as the rows are.
+        """Return once what was appended is acknowledged, and the priorities are as durable.
 
         Raises:
             ReplayUnavailable: when Redis does not answer; they are sent again next time.
         """
+        self._settle()
         if self._prioritized is None or self._flush_due is None:
             return
         for i, shard in enumerate(self._store.shards):
@@ -108,14 +130,46 @@ class MirrorReplay(LocalReplay):
         self._flush_due = time.monotonic() + FLUSH_PERIOD_S
 
     def close(self) -> None:
-        """Save the priorities; the client stays open, for it is the caller's."""
+        """Checkpoint and report the samples; the client stays open, for it is the caller's."""
         self.checkpoint()
+        for i, shard in enumerate(self._store.shards):
+            if self._sampled[i]:
+                self._read(i, shard)
 
-    def _sync(self, i: int, shard: ReplayShard) -> int:
+    def _writer(self) -> ReplayProducer:
+        if self._producer is None:
+            self._producer = ReplayProducer(self._store, on_append=self._hear)
+        return self._producer
+
+    def _settle(self, timeout_s: float | None = None) -> None:
+        if self._producer is not None:
+            self._producer.settle(timeout_s)
+
+    def _hear(self, answer: Appended, data: bytes) -> None:
+        self._echoes[self._writer().shard].hear(answer, data)
+
+    def _copy(self, read_all: bool) -> int:
+        """Without `read_all`, what came after our last chunk to a shard may be left."""
+        shards = enumerate(self._store.shards)
+        copied = sum(self._copy_of(i, shard, read_all) for i, shard in shards)
+        if self._prioritized is not None:
+            self._keep_priorities()
+        return copied
+
+    def _copy_of(self, i: int, shard: ReplayShard, read_all: bool) -> int:
+        own = self._echoes[i].take(self._rings[i].head, self._epochs[i])
+        if own is None:
+            return self._read(i, shard)
+        self._write(i, self._rings[i].head, own)
+        due = self._ration or time.monotonic() > self._heard_s[i] + REPORT_PERIOD_S
+        read = self._read(i, shard) if read_all or due else 0
+        return min(len(own), shard.capacity) + read
+
+    def _read(self, i: int, shard: ReplayShard) -> int:
         ring, copied, most = self._rings[i], 0, ROWS_A_TRIP
         while True:
             tail = shard.tail(ring.head, most, self._sampled[i])
-            self._sampled[i] = 0
+            self._sampled[i], self._heard_s[i] = 0, time.monotonic()
             if self._ration:
                 self._ration.heard(i, tail)
             if tail.epoch != self._epochs[i] or tail.head < ring.head:

@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Callable
 
 import numpy as np
+import redis
 
 from services.common.errors import InvalidInput, ReplayBackpressure, ReplayDataLost
+from services.common.replay.flight import Flight
 from services.common.replay.schema import STEP, Rows
 from services.common.replay.shard import APPENDED, DUPLICATE, GAP, MISSING, WAIT, Appended
 from services.common.replay.store import ReplayStore
@@ -30,6 +32,7 @@ class ReplayProducer:
     Args:
         shard: which one. Default: any, so that producers spread.
         on_wait: told the seconds until the next try, whenever the limits say to wait.
+        on_append: told what became of each chunk, and its packed rows, when it is acknowledged.
         kept_s, kept_bytes: how long chunks are kept after they were acknowledged, and how many
             bytes of them at most.
     """
@@ -40,6 +43,7 @@ class ReplayProducer:
         shard: int | None = None,
         *,
         on_wait: Callable[[float], None] = lambda seconds: None,
+        on_append: Callable[[Appended, bytes], None] = lambda answer, data: None,
         kept_s: float = KEPT_S,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
@@ -47,8 +51,10 @@ class ReplayProducer:
         self._id = identity.hex
         self.shard = identity.int % len(store.shards) if shard is None else shard
         self._store, self._shard = store, store.shards[self.shard]
-        self._on_wait, self._kept_s, self._room = on_wait, kept_s, kept_bytes
-        self._sequence = self._longest = 0
+        self._on_wait, self._on_append = on_wait, on_append
+        self._kept_s, self._room = kept_s, kept_bytes
+        self._sequence = self._longest = self._head = 0
+        self._flight: Flight | None = None
         self._kept: deque[tuple[int, float, bytes]] = deque()
         self._pending: bytes | None = None
 
@@ -71,16 +77,54 @@ class ReplayProducer:
         """
         data = self._store.schema.pack(rows)
         if self._pending is None:
-            self._check_length(rows)
-            self._pending = data
-            self._sequence += 1
+            self._take(rows, data)
         elif self._pending != data:
             raise InvalidInput("the chunk before is not acknowledged; append that one again first")
+        self.settle(timeout_s)
+        return self._head
+
+    def append_ahead(self, rows: Rows, timeout_s: float | None = None) -> None:
+        """Settle the chunk before, then send this one without waiting for the answer.
+
+        Call it again with the same rows when the chunk before could not be settled.
+
+        Raises:
+            as `append`, for the chunk before.
+        """
+        data = self._store.schema.pack(rows)
+        self.settle(timeout_s)
+        self._take(rows, data)
+        self._flight = self._shard.begin_append(self._id, self._sequence, data)
+
+    def settle(self, timeout_s: float | None = None) -> None:
+        """Return once Redis has acknowledged all that was appended.
+
+        Raises:
+            as `append`; call it again then.
+        """
+        if self._pending is None:
+            return
         deadline = time.monotonic() + (TIMEOUT_S if timeout_s is None else timeout_s)
-        head = self._send(self._sequence, data, deadline)
-        self._keep(self._sequence, data)
-        self._pending = None
-        return head
+        answer = self._land() or self._send(self._sequence, self._pending, deadline)
+        self._keep(self._sequence, self._pending)
+        self._on_append(answer, self._pending)
+        self._pending, self._head = None, answer.head
+
+    def _take(self, rows: Rows, data: bytes) -> None:
+        self._check_length(rows)
+        self._pending = data
+        self._sequence += 1
+
+    def _land(self) -> Appended | None:
+        """What became of a chunk that was sent ahead; None when it must be sent (again)."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return None
+        try:
+            answer = Appended(*flight.land())
+        except redis.RedisError:
+            return None
+        return answer if answer.status in (APPENDED, DUPLICATE) else None
 
     def _check_length(self, rows: Rows) -> None:
         limits, store = self._store.limits, self._store
@@ -89,11 +133,11 @@ class ReplayProducer:
             limits.check(steps, 1, store.capacity, len(store.shards))
             self._longest = len(rows)
 
-    def _send(self, sequence: int, data: bytes, deadline: float) -> int:
+    def _send(self, sequence: int, data: bytes, deadline: float) -> Appended:
         while True:
             answer = self._shard.append(self._id, sequence, data)
             if answer.status in (APPENDED, DUPLICATE):
-                return answer.head
+                return answer
             if answer.status == WAIT:
                 self._wait(answer, deadline)
             elif answer.status == GAP:

@@ -119,7 +119,7 @@ return {m[1], m[2], m[3], m[4], m[5]}
 
 # KEYS[1] meta
 # ARGV    id, producer, sequence number (from 1, without gaps), packed rows, steps among them
-# Returns {status, sequence, head, wait in ms, samples ahead}:
+# Returns {status, sequence, head, wait in ms, samples ahead, epoch}; 0 for what does not matter:
 #   status 0  appended
 #   status 1  this chunk was appended before; nothing was done
 #   status 2  chunks from `sequence` on are missing: send them first
@@ -132,15 +132,15 @@ local call, meta, producer = redis.call, KEYS[1], 'producer:' .. ARGV[2]
 local m = call('HMGET', meta, 'id', 'capacity', 'rows_per_block', 'row_bytes', 'head', 'run_id',
                'epoch', 'inserted', 'samples_per_insert', 'error_buffer', 'min_size', 'sampled',
                'sample_rate', 'ms', producer)
-if m[1] ~= ARGV[1] then return {3, 0, 0, 0, 0} end
+if m[1] ~= ARGV[1] then return {3, 0, 0, 0, 0, 0} end
 local capacity, per_block, row_bytes = tonumber(m[2]), tonumber(m[3]), tonumber(m[4])
 local head, inserted, now = tonumber(m[5]), tonumber(m[8]), clock_ms()
-note_restart(meta, m[6], tonumber(m[7]), head, tonumber(m[14]), now)
+local epoch = note_restart(meta, m[6], tonumber(m[7]), head, tonumber(m[14]), now)
 
 local seq, steps = tonumber(ARGV[3]), tonumber(ARGV[5])
 local last = m[15] and tonumber(string.match(m[15], '%d+')) or 0
-if seq <= last then return {1, last, head, 0, 0} end
-if seq > last + 1 then return {2, last + 1, head, 0, 0} end
+if seq <= last then return {1, last, head, 0, 0, 0} end
+if seq > last + 1 then return {2, last + 1, head, 0, 0, 0} end
 local spi = tonumber(m[9] or '0')
 if spi > 0 then
   local most = tonumber(m[11]) * spi + tonumber(m[10])
@@ -149,7 +149,7 @@ if spi > 0 then
     call('HINCRBY', meta, 'waits', 1)
     local rate = tonumber(m[13] or '0')
     local wait = rate > 0 and math.ceil(1000 * ahead / rate) or 100
-    return {4, last, head, math.max(1, math.min(wait, 1000)), ahead}
+    return {4, last, head, math.max(1, math.min(wait, 1000)), ahead, 0}
   end
 end
 
@@ -180,7 +180,7 @@ for part = math.max(before + 1, newest - 64), newest do
 end
 call('HSET', meta, 'head', head + count, 'inserted', inserted + steps,
      producer, ARGV[3] .. ' ' .. now, 'ms', now)
-return {0, seq, head + count, 0, 0}
+return {0, seq, head + count, 0, 0, epoch}
 """
 )
 

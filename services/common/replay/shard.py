@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import redis
 
 from services.common.errors import InvalidInput, ReplayDataLost
 from services.common.replay import keys, scripts
 from services.common.replay.connection import Client, explained
+from services.common.replay.flight import Flight
 from services.common.replay.limiter import Limits
 from services.common.replay.schema import STEP, ReplaySchema
 
@@ -36,6 +38,7 @@ class Appended(NamedTuple):
     head: rows ever appended to the shard.
     wait_ms: until trying again makes sense.
     ahead: samples that learners must draw before this chunk fits.
+    epoch: see `Tail`; only where APPENDED.
     """
 
     status: int
@@ -43,6 +46,7 @@ class Appended(NamedTuple):
     head: int
     wait_ms: int = 0
     ahead: int = 0
+    epoch: int = 0
 
 
 class Tail(NamedTuple):
@@ -207,12 +211,29 @@ class ReplayShard:
                 and sending them again with the same sequence number is safe.
             StorageFull: when Redis has no room.
         """
-        steps = data[self._kinds].count(STEP)
         with explained(f"appending to replay {self.name}"):
             answer = scripts.APPEND(
-                self._client, [self._meta], self._id, producer, sequence, data, steps
+                self._client, [self._meta], *self._chunk(producer, sequence, data)
             )
         return Appended(*answer)
+
+    def begin_append(self, producer: str, sequence: int, data: bytes) -> Flight | None:
+        """Send a chunk as `append` does; None when it could not be sent.
+
+        Its answer has the fields of `Appended`.
+        """
+        try:
+            return Flight(
+                self._client,
+                scripts.APPEND,
+                [self._meta],
+                *self._chunk(producer, sequence, data),
+            )
+        except redis.RedisError:
+            return None
+
+    def _chunk(self, producer: str, sequence: int, data: bytes) -> tuple[scripts.Argument, ...]:
+        return self._id, producer, sequence, data, data[self._kinds].count(STEP)
 
     def tail(self, first: int, most: int, sampled: int = 0) -> Tail:
         """Rows from number `first` on, `most` at once, or fewer where they are of many MiB.

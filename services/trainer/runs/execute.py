@@ -14,8 +14,9 @@ from services.trainer import environments
 from services.trainer.actor_critic import ActorCritic
 from services.trainer.algorithms.a2c import A2CLearner
 from services.trainer.algorithms.actor_critic import ActorCriticLearner
-from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
+from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
@@ -28,7 +29,7 @@ from services.trainer.config import (
     TrainingConfig,
 )
 from services.trainer.heads import policy_gradient_distribution
-from services.trainer.learning import UniformReplay
+from services.trainer.learning import DrawnBatches
 from services.trainer.networks import QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
@@ -117,12 +118,9 @@ def _train_dqn(
     generator: np.random.Generator,
 ) -> bool:
     spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
-    learner = DQNLearner(
-        QNetwork(spec, config.network),
-        config.dqn,
-        q_learning_target(config.dqn.double),
-        resources.device,
-    )
+    kind = QuantileLearner if config.network.quantiles else DQNLearner
+    network = QNetwork(spec, config.network)
+    learner = kind(network, config.dqn, resources.device, generator)
     identity = Identity(folder.run_id, config.algorithm, spec)
     parts = off_policy.Parts(
         session=session,
@@ -130,7 +128,7 @@ def _train_dqn(
         run_id=folder.run_id,
         attempt=attempt,
         spec=spec,
-        learning=UniformReplay(learner, config.dqn),
+        learning=DrawnBatches(learner, config.dqn),
         judge=Publisher(session, config, identity, resources, generator),
         checkpoints=_checkpoints(folder, config),
         generator=generator,
