@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from services.common.replay import Batch
 from services.common.replay.local import LocalReplay
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.q_learner import QLearner
 from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
-from services.trainer.config import DQNConfig, FineTuningConfig
+from services.trainer.config import Bootstrap, DQNConfig, FineTuningConfig
+from services.trainer.experience import from_stretches, from_transitions
+from services.trainer.schedules import linear
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When in a run an update takes place: the share of it that is done, and the mean ε now."""
+
+    share_done: float
+    epsilon: float
 
 
 class Learning(Protocol):
@@ -21,7 +33,7 @@ class Learning(Protocol):
         """What is improved."""
         ...
 
-    def take(self, new_rows: int, replay: LocalReplay) -> dict[str, float]:
+    def take(self, new_rows: int, replay: LocalReplay, moment: Moment) -> dict[str, float]:
         """Learn as much as that many new rows allow; the figures of the updates, if any."""
         ...
 
@@ -34,22 +46,42 @@ class Learning(Protocol):
         ...
 
 
-class UniformReplay:
-    """An update on a uniformly drawn batch for every so many rows."""
+class DrawnBatches:
+    """An update on a batch drawn from all of the replay for every so many rows."""
 
     def __init__(self, learner: DQNLearner, config: DQNConfig) -> None:
         self.learner = learner
         self._config = config
         self._due = 0.0
 
-    def take(self, new_rows: int, replay: LocalReplay) -> dict[str, float]:
+    def take(self, new_rows: int, replay: LocalReplay, moment: Moment) -> dict[str, float]:
         """See `Learning`."""
         config, figures = self._config, dict[str, float]()
+        if config.priorities is not None:
+            replay.beta = linear(
+                moment.share_done,
+                config.priorities.importance_sampling_exponent,
+                config.priorities.final_importance_sampling_exponent,
+            )
         self._due += new_rows / config.env_steps_per_update
         while self._due >= 1:
             self._due -= 1
-            figures = self.learner.update(replay.sample(config.batch_size)) or figures
+            figures = self._update(replay, moment.epsilon) or figures
         return figures
+
+    def _update(self, replay: LocalReplay, epsilon: float) -> dict[str, float]:
+        config, weighted = self._config, self._config.priorities is not None
+        batch: Batch
+        if config.bootstrap == Bootstrap.SARSA:
+            stretches = replay.sample_sequences(config.batch_size, config.n_step + 1)
+            batch, experience = stretches, from_stretches(stretches, config.discount, weighted)
+        else:
+            batch = replay.sample(config.batch_size)
+            experience = from_transitions(batch, weighted)
+        update = self.learner.update(experience, epsilon)
+        if weighted:
+            replay.update_priorities(batch.index, update.errors.cpu().numpy(), batch.shard)
+        return update.figures
 
     def state(self) -> dict[str, Any]:
         """See `Learning`."""
@@ -73,7 +105,7 @@ class NewestWindow:
         self._config, self._generator = config, generator
         self._new = 0
 
-    def take(self, new_rows: int, replay: LocalReplay) -> dict[str, float]:
+    def take(self, new_rows: int, replay: LocalReplay, moment: Moment) -> dict[str, float]:
         """See `Learning`."""
         self._new += new_rows
         if self._new < self._config.refresh_rows:

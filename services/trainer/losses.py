@@ -43,6 +43,53 @@ def soft_q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, temperature: flo
     return r_t + discount_t * temperature * torch.logsumexp(q_t / temperature, dim=1)
 
 
+def sarsa_target(
+    r_t: Tensor, discount_t: Tensor, q_t: Tensor, a_t: Tensor, epsilon: float
+) -> Tensor:
+    """Targets of SARSA (Rummery & Niranjan 1994): the next state is worth what was done in it.
+
+    Where nothing was done in it, as after a truncation, the expectation over what would have
+    been stands for that.
+
+    Args:
+        r_t, discount_t: (B,)
+        q_t: (B, A)
+        a_t: (B,) int64, the action taken in the next state; -1 where none was.
+        epsilon: of the ε-greedy policy.
+
+    Returns:
+        (B,)
+    """
+    taken = q_t.gather(1, a_t.clamp_min(0).unsqueeze(1)).squeeze(1)  # (B,)
+    value = torch.where(a_t >= 0, taken, epsilon_greedy_value(q_t, epsilon))
+    return r_t + discount_t * value
+
+
+def expected_sarsa_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, epsilon: float) -> Tensor:
+    """Targets of Expected SARSA (van Seijen et al. 2009); arguments as for `sarsa_target`."""
+    return r_t + discount_t * epsilon_greedy_value(q_t, epsilon)
+
+
+def epsilon_greedy_value(q_t: Tensor, epsilon: float) -> Tensor:
+    """Σ_a π(a|s)·q(s, a) of the ε-greedy policy: (B, A) → (B,)"""
+    return epsilon * q_t.mean(dim=1) + (1 - epsilon) * q_t.amax(dim=1)
+
+
+def error_loss(prediction: Tensor, target: Tensor, delta: float | None) -> Tensor:
+    """Huber's loss of each element, quadratic within ±delta; without delta |target - prediction|.
+
+    No gradient flows into the target. Both (…) → (…)
+    """
+    if delta is None:
+        return functional.l1_loss(prediction, target.detach(), reduction="none")
+    return functional.huber_loss(prediction, target.detach(), reduction="none", delta=delta)
+
+
+def chosen(q_tm1: Tensor, a_tm1: Tensor) -> Tensor:
+    """Of each row what belongs to its action: (B, A, …), (B,) int64 → (B, …)"""
+    return q_tm1[torch.arange(len(a_tm1), device=a_tm1.device), a_tm1]
+
+
 def td_loss(q_tm1: Tensor, a_tm1: Tensor, target: Tensor, delta: float) -> Tensor:
     """Mean Huber loss of the chosen actions' values: quadratic within ±delta, linear outside.
 
@@ -54,8 +101,32 @@ def td_loss(q_tm1: Tensor, a_tm1: Tensor, target: Tensor, delta: float) -> Tenso
     Returns:
         scalar
     """
-    chosen = q_tm1.gather(1, a_tm1.unsqueeze(1)).squeeze(1)  # (B,)
-    return functional.huber_loss(chosen, target.detach(), delta=delta)
+    values = q_tm1.gather(1, a_tm1.unsqueeze(1)).squeeze(1)  # (B,)
+    return functional.huber_loss(values, target.detach(), delta=delta)
+
+
+def quantile_loss(theta_tm1: Tensor, target: Tensor, delta: float | None) -> Tensor:
+    """Quantile Huber loss (Dabney et al. 2018, eq. 10), summed over the quantiles predicted.
+
+    The quantile at τᵢ = (i + ½) / N is where a share τᵢ of what is reached lies below: errors
+    u = target - θᵢ weigh τᵢ above it, and 1 - τᵢ below.
+
+    Args:
+        theta_tm1: (B, N) quantiles of the chosen actions' returns.
+        target: (B, M) samples of what they should be; no gradient flows into them.
+        delta: κ; without, the quantile regression loss itself.
+
+    Returns:
+        (B,)
+    """
+    count = theta_tm1.shape[1]
+    places = (torch.arange(count, device=theta_tm1.device) + 0.5) / count  # (N,)
+    prediction = theta_tm1.unsqueeze(2).expand(-1, -1, target.shape[1])  # (B, N, M)
+    reached = target.unsqueeze(1).expand(-1, count, -1)  # (B, N, M)
+    below = (reached < prediction).float()
+    weight = (places.unsqueeze(1) - below).abs()
+    losses: Tensor = weight * error_loss(prediction, reached, delta) / (delta or 1.0)
+    return losses.mean(dim=2).sum(dim=1)
 
 
 def clipped_policy_loss(

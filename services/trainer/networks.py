@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from services.common.spec import PolicySpec
-from services.trainer.config import NetworkConfig
+from services.trainer.config import NetworkConfig, QNetworkConfig
+from services.trainer.noisy import NoisyLinear
+
+Linear = Callable[[int, int], nn.Module]
 
 
 class Rescale(nn.Module):
@@ -38,34 +42,97 @@ class OneHot(nn.Module):
         return nn.functional.one_hot(states.long(), self.states).float()
 
 
-def trunk(spec: PolicySpec, config: NetworkConfig) -> nn.Sequential:
+def trunk(spec: PolicySpec, config: NetworkConfig, linear: Linear = nn.Linear) -> nn.Sequential:
     """(B, *observation) → (B, hidden[-1]): linear layers, each with ReLU."""
     states = spec.observation.n
-    size = states or spec.observation.size
     layers: list[nn.Module] = [OneHot(states) if states else nn.Flatten()]
     if config.observation_scale:
         layers.append(Rescale(config.observation_scale))
-    for inputs, outputs in pairwise((size, *config.hidden)):
-        layers.append(nn.Linear(inputs, outputs))
-        if config.layer_norm:
+    sizes = (input_size(spec), *config.hidden)
+    return nn.Sequential(*layers, *hidden_layers(sizes, config.layer_norm, linear))
+
+
+def input_size(spec: PolicySpec) -> int:
+    """Numbers that enter a trunk's first linear layer."""
+    return spec.observation.n or spec.observation.size
+
+
+def hidden_layers(
+    sizes: tuple[int, ...], layer_norm: bool, linear: Linear = nn.Linear
+) -> list[nn.Module]:
+    """From each size to the next: linear, LayerNorm if wanted, ReLU."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers.append(linear(inputs, outputs))
+        if layer_norm:
             layers.append(nn.LayerNorm(outputs))
         layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
+    return layers
+
+
+class DuelingHead(nn.Module):
+    """A state's value and the actions' advantages, each from a hidden layer of its own.
+
+    Args:
+        inputs, hidden: of that layer.
+        outputs: numbers for each action.
+    """
+
+    def __init__(
+        self, inputs: int, hidden: int, actions: int, outputs: int, layer_norm: bool, linear: Linear
+    ) -> None:
+        super().__init__()
+        self.actions, self.outputs = actions, outputs
+        sizes = (inputs, hidden)
+        self.value = nn.Sequential(
+            *hidden_layers(sizes, layer_norm, linear), linear(hidden, outputs)
+        )
+        self.advantage = nn.Sequential(
+            *hidden_layers(sizes, layer_norm, linear), linear(hidden, actions * outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) → (B, actions · outputs)"""
+        value = self.value(x).unsqueeze(1)  # (B, 1, outputs)
+        advantage = self.advantage(x).reshape(-1, self.actions, self.outputs)
+        return dueling_values(value, advantage).flatten(1)
+
+
+def dueling_values(value: Tensor, advantage: Tensor) -> Tensor:
+    """Q = V + A - mean A (Wang et al. 2016, eq. 9): (B, 1, …), (B, actions, …) → the latter."""
+    return value + advantage - advantage.mean(dim=1, keepdim=True)
 
 
 class QNetwork(nn.Module):
-    """Action values."""
+    """Action values; see QNetworkConfig."""
 
-    def __init__(self, spec: PolicySpec, config: NetworkConfig) -> None:
+    def __init__(self, spec: PolicySpec, config: QNetworkConfig) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        self.trunk = trunk(spec, config)
-        self.head = nn.Linear(config.hidden[-1], spec.actions)
+        linear: Linear = NoisyLinear if config.noisy else nn.Linear
+        *shared, last = config.hidden
+        outputs = max(config.quantiles, 1)
+        if config.dueling:
+            self.trunk = trunk(spec, config.model_copy(update={"hidden": tuple(shared)}), linear)
+            inputs = shared[-1] if shared else input_size(spec)
+            self.head: nn.Module = DuelingHead(
+                inputs, last, spec.actions, outputs, config.layer_norm, linear
+            )
+        else:
+            self.trunk = trunk(spec, config, linear)
+            self.head = linear(last, spec.actions * outputs)
 
     def forward(self, observations: Tensor) -> Tensor:
         """(B, *observation) → (B, actions)"""
+        if self.config.quantiles:
+            return self.quantiles(observations).mean(dim=2)
         values: Tensor = self.head(self.trunk(observations.float()))
         return values
+
+    def quantiles(self, observations: Tensor) -> Tensor:
+        """(B, *observation) → (B, actions, quantiles)"""
+        flat: Tensor = self.head(self.trunk(observations.float()))
+        return flat.reshape(-1, self.spec.actions, self.config.quantiles)
 
 
 class QTable(nn.Module):
@@ -111,8 +178,8 @@ class LeashedQNetwork(nn.Module):
         self.correction = correction
         self.temperature, self.prior_temperature = temperature, prior_temperature
         self.floor = floor
-        nn.init.zeros_(correction.head.weight)
-        nn.init.zeros_(correction.head.bias)
+        for parameter in correction.head.parameters():
+            nn.init.zeros_(parameter)
 
     def log_prior(self, observations: Tensor) -> Tensor:
         """log π₀ of each action: (B, *observation) → (B, actions)"""

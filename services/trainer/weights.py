@@ -11,7 +11,7 @@ from torch import nn
 from services.common.errors import DataCorrupted, PreconditionFailed
 from services.common.registry import PolicyManifest, PolicyRegistry
 from services.common.spec import Distribution, PolicySpec
-from services.trainer.config import NetworkConfig
+from services.trainer.config import QNetworkConfig
 from services.trainer.networks import LeashedQNetwork, QNetwork
 
 WEIGHTS = "weights.safetensors"
@@ -62,7 +62,7 @@ def build(description: dict[str, Any], spec: PolicySpec) -> nn.Module:
         ValueError: when the description is of no network.
     """
     if description["kind"] == "q":
-        return QNetwork(spec, NetworkConfig.model_validate(description["config"]))
+        return QNetwork(spec, QNetworkConfig.model_validate(description["config"]))
     if description["kind"] == "leashed":
         correction = build(description["correction"], spec)
         if not isinstance(correction, QNetwork):

@@ -6,16 +6,17 @@ import torch
 from tiny_policies import CARTPOLE
 
 from services.common.spec import Distribution, PolicySpec
-from services.trainer.config import NetworkConfig
+from services.trainer.config import QNetworkConfig
 from services.trainer.networks import LeashedQNetwork, QNetwork
 
 SPEC = CARTPOLE
 LOGITS_SPEC: PolicySpec = SPEC.model_copy(update={"distribution": Distribution.LOGITS})
-PLAIN = NetworkConfig(hidden=(8,))
-FULL = NetworkConfig(hidden=(8, 4), layer_norm=True, observation_scale=(2.0, 2.0, 0.2, 2.0))
+PLAIN = QNetworkConfig(hidden=(8,))
+FULL = QNetworkConfig(hidden=(8, 4), layer_norm=True, observation_scale=(2.0, 2.0, 0.2, 2.0))
+ALL = FULL.model_copy(update={"dueling": True, "quantiles": 5, "noisy": True})
 
 
-def q_network(seed: int = 0, config: NetworkConfig = PLAIN) -> QNetwork:
+def q_network(seed: int = 0, config: QNetworkConfig = PLAIN) -> QNetwork:
     """A network of action values."""
     torch.manual_seed(seed)
     return QNetwork(SPEC, config)

@@ -13,11 +13,12 @@ from torch import nn
 
 from services.common.spec import Distribution
 from services.trainer import environments
-from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
+from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import DQNRun, PPORun, parse
-from services.trainer.learning import UniformReplay
+from services.trainer.learning import DrawnBatches
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy
@@ -35,12 +36,13 @@ COMMON: dict[str, Any] = {
     "checkpoint": {"period": NEVER},
 }
 DQN: dict[str, Any] = {
-    "total_env_steps": 900,
-    "learning_rate": 0.005,
+    "total_env_steps": 480,
+    "learning_rate": 0.02,
+    "final_learning_rate": 0.001,
     "batch_size": 32,
     "discount": 0.5,
-    "target_update_period": 20,
-    "env_steps_per_update": 1,
+    "target_update_period": 5,
+    "env_steps_per_update": 2,
     "epsilon": {"start": 1.0, "end": 1.0},
 }
 PPO: dict[str, Any] = {
@@ -68,12 +70,13 @@ class Indifferent:
         pass
 
 
-def dqn_config(environment: str, **changes: Any) -> DQNRun:
+def dqn_config(environment: str, network: Any = None, **changes: Any) -> DQNRun:
     content = {
         **COMMON,
         "algorithm": "dqn",
-        "environment": {"id": environment, "num_envs": 4},
-        "replay": {"capacity": 1000, "min_replay_size": 32, "chunk_rows": 4},
+        "environment": {"id": environment, "num_envs": 8},
+        "network": {"hidden": [32], **(network or {})},
+        "replay": {"capacity": 1000, "min_replay_size": 32, "chunk_rows": 16},
         "dqn": DQN | changes,
     }
     config = parse(content, "test")
@@ -93,11 +96,12 @@ def ppo_config(environment: str, **changes: Any) -> PPORun:
     return config
 
 
-def make_dqn(config: DQNRun) -> DQNLearner:
+def make_dqn(config: DQNRun, generator: np.random.Generator | None = None) -> DQNLearner:
     torch.manual_seed(0)
     spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
-    target = q_learning_target(config.dqn.double)
-    return DQNLearner(QNetwork(spec, config.network), config.dqn, target, CPU)
+    kind = QuantileLearner if config.network.quantiles else DQNLearner
+    generator = generator or np.random.default_rng(0)
+    return kind(QNetwork(spec, config.network), config.dqn, CPU, generator)
 
 
 def make_ppo(config: PPORun) -> PPOLearner:
@@ -115,7 +119,8 @@ def session_in(folder: Path) -> Iterator[RunSession]:
 
 def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
     """Train to the end."""
-    learner, generator = make_dqn(config), np.random.default_rng(0)
+    generator = np.random.default_rng(0)
+    learner = make_dqn(config, generator)
     with session_in(folder) as session:
         parts = off_policy.Parts(
             session=session,
@@ -123,7 +128,7 @@ def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
             run_id=f"probe-{folder.name}",
             attempt=1,
             spec=learner.network.spec,
-            learning=UniformReplay(learner, config.dqn),
+            learning=DrawnBatches(learner, config.dqn),
             judge=Indifferent(),
             checkpoints=CheckpointStore(folder / "checkpoints"),
             generator=generator,

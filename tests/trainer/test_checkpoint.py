@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from learning_rig import dqn_config, make_dqn, make_ppo, ppo_config
 from torch import Tensor
 
 from services.common.errors import DataCorrupted
-from services.common.replay import Batch, MemoryReplay, ReplaySchema, Sampling
+from services.common.replay import MemoryReplay, ReplaySchema, Sampling
 from services.common.replay.fragments import assemble
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.divergence import TrainingDiverged
+from services.trainer.experience import Experience, from_transitions
 
 
 def save(store: CheckpointStore, env_steps: int) -> None:
@@ -104,7 +106,7 @@ def through(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(loaded.tensors)
 
 
-def transitions(generator: np.random.Generator) -> Batch:
+def transitions(generator: np.random.Generator) -> Experience:
     schema = ReplaySchema.transitions((4,), "float32")
     rows, reached = schema.empty(32), schema.empty(32)
     for states in (rows, reached):
@@ -114,15 +116,25 @@ def transitions(generator: np.random.Generator) -> Batch:
     rows["step"] = np.arange(32)
     replay = MemoryReplay(schema, 100, Sampling(generator, discount=0.9))
     replay.append(assemble(schema, rows, reached, np.zeros(32, dtype=np.int64)))
-    return replay.sample(32)
+    return from_transitions(replay.sample(32))
 
 
-def test_dqn_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    config, generator = dqn_config("CartPole-v1"), np.random.default_rng(0)
-    learner = make_dqn(config)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_update_period": 20},
+        {"target_tau": 0.1, "target_update_period": 1},
+        {"network": {"dueling": True, "quantiles": 5, "noisy": True}},
+    ],
+)
+def test_dqn_goes_on_as_if_it_had_never_stopped(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config, generator = dqn_config("CartPole-v1", **changes), np.random.default_rng(0)
+    learner = make_dqn(config, np.random.default_rng(1))
     for _ in range(25):
         learner.update(transitions(generator))
-    resumed = _perturbed_dqn(make_dqn(config))
+    noise = np.random.default_rng(9)
+    resumed = _perturbed_dqn(make_dqn(config, noise))
+    noise.bit_generator.state = learner._generator.bit_generator.state
     resumed.restore(through(tmp_path, learner.tensors()), learner.updates)
     for _ in range(20):  # past the next copy to the target network
         batch = transitions(generator)

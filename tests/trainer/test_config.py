@@ -76,6 +76,12 @@ def test_overrides_replace_values_by_dotted_key() -> None:
         ("policy", "2026-13-45", "'2026-13-45' is not a YAML value"),
         ("policy", "!!python/object:os.system x", "is not a YAML value"),
         ("algorithm", "magic", "algorithm: .*'dqn', 'ppo', 'tabular', 'segments', 'dqn-rlhf'"),
+        ("dqn.loss", "l2", "dqn.loss: .*'huber' or 'l1'"),
+        ("dqn.bootstrap", "max", "dqn.bootstrap: .*'q-learning', 'double', 'sarsa'"),
+        ("dqn.max_gradient_value", "1", "max_gradient_norm or by max_gradient_value: set one"),
+        ("dqn.max_gradient_norm", "null", "max_gradient_norm or by max_gradient_value: set one"),
+        ("dqn.target_tau", "0.005", "it needs target_update_period 1, not 50"),
+        ("dqn.priorities.exponent", "2", "dqn.priorities.exponent: .*less than or equal to 1"),
         (
             "replay.min_replay_size",
             "1000000",
@@ -86,6 +92,27 @@ def test_overrides_replace_values_by_dotted_key() -> None:
 def test_what_cannot_be_run_is_refused_by_its_key(key: str, text: str, message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         load_preset("cartpole-dqn", {key: text})
+
+
+@pytest.mark.parametrize("bootstrap", ["sarsa", "expected-sarsa"])
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("network.quantiles", "8", "network.quantiles needs dqn.bootstrap q-learning or double"),
+        ("network.noisy", "true", "network.noisy needs dqn.bootstrap q-learning or double"),
+    ],
+)
+def test_networks_that_sarsa_cannot_learn_are_refused(
+    bootstrap: str, key: str, text: str, message: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        load_preset("cartpole-dqn", {"dqn.bootstrap": bootstrap, key: text})
+
+
+@pytest.mark.parametrize("preset", ["cartpole-ppo", "cartpole-rlhf"])
+def test_what_is_of_action_values_alone_is_refused_elsewhere(preset: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"unknown key 'network\.dueling'"):
+        load_preset(preset, {"network.dueling": "true"})
 
 
 def test_every_wrong_key_is_named() -> None:

@@ -11,9 +11,10 @@ from torch import nn
 
 from services.common.errors import ModelRejected
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
-from services.trainer.config import NetworkConfig
+from services.trainer.config import QNetworkConfig
 from services.trainer.export import Exporter, _WithGreedyAction, check_parity
 from services.trainer.networks import ActorCritic, QNetwork, QTable
+from services.trainer.noisy import resample
 
 Q_SPEC = PolicySpec(
     environment="CartPole-v1",
@@ -22,8 +23,11 @@ Q_SPEC = PolicySpec(
     distribution=Distribution.Q_VALUES,
 )
 LOGITS_SPEC = Q_SPEC.model_copy(update={"distribution": Distribution.LOGITS})
-PLAIN = NetworkConfig(hidden=(8, 8))
-FULL = NetworkConfig(hidden=(8, 8), layer_norm=True, observation_scale=(2.0, 2.0, 0.2, 2.0))
+PLAIN = QNetworkConfig(hidden=(8, 8))
+FULL = QNetworkConfig(hidden=(8, 8), layer_norm=True, observation_scale=(2.0, 2.0, 0.2, 2.0))
+DUELING = QNetworkConfig(hidden=(8, 8), dueling=True)
+QUANTILES = QNetworkConfig(hidden=(8, 8), quantiles=5)
+ALL = FULL.model_copy(update={"dueling": True, "quantiles": 5, "noisy": True})
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
 
 
@@ -34,6 +38,12 @@ def network(kind: str, seed: int = 0) -> tuple[nn.Module, PolicySpec]:
             return QNetwork(Q_SPEC, PLAIN), Q_SPEC
         case "full":
             return QNetwork(Q_SPEC, FULL), Q_SPEC
+        case "dueling":
+            return QNetwork(Q_SPEC, DUELING), Q_SPEC
+        case "quantiles":
+            return QNetwork(Q_SPEC, QUANTILES), Q_SPEC
+        case "all":
+            return QNetwork(Q_SPEC, ALL), Q_SPEC
         case _:
             return ActorCritic(LOGITS_SPEC, PLAIN), LOGITS_SPEC
 
@@ -44,7 +54,7 @@ def answer(model: bytes, observations: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return parameters, action
 
 
-@pytest.mark.parametrize("kind", ["plain", "full", "actor"])
+@pytest.mark.parametrize("kind", ["plain", "full", "dueling", "quantiles", "all", "actor"])
 def test_a_model_says_what_its_network_says(kind: str) -> None:
     exported, spec = network(kind)
     exporter = Exporter(spec)
@@ -97,6 +107,16 @@ def test_numbers_of_states_go_into_a_network_one_hot() -> None:
     for linear in rest:
         hidden = linear(hidden) if linear is rest[-1] else torch.relu(linear(hidden))
     np.testing.assert_allclose(parameters, hidden.detach().numpy(), atol=1e-5)
+
+
+def test_a_noisy_network_is_exported_without_its_noise() -> None:
+    exported, spec = network("all")
+    resample(exported.train(), np.random.default_rng(0))
+    noisy = exported(torch.from_numpy(OBSERVATIONS)).detach().numpy()
+    parameters, _ = answer(Exporter(spec).export(exported, OBSERVATIONS), OBSERVATIONS)
+    assert not np.allclose(parameters, noisy, atol=1e-3)
+    calm = exported.eval()(torch.from_numpy(OBSERVATIONS)).detach().numpy()
+    np.testing.assert_allclose(parameters, calm, atol=1e-4, rtol=1e-4)
 
 
 def test_the_signature_is_the_platforms() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_networks import FULL, SPEC, leashed, observations, q_network, trained
 
-from services.trainer.config import NetworkConfig
+from services.trainer.config import QNetworkConfig
 from services.trainer.export import Exporter
 from services.trainer.networks import LeashedQNetwork
 
@@ -56,7 +56,7 @@ def test_the_base_has_no_gradient_and_the_correction_learns() -> None:
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_its_export_says_the_same_at_first_and_when_trained(nested: bool) -> None:
-    base = q_network(0, NetworkConfig(hidden=(8,), layer_norm=True))
+    base = q_network(0, QNetworkConfig(hidden=(8,), layer_norm=True))
     network = leashed(trained(leashed(base)) if nested else base, seed=5)
     seen = observations(50)
     exporter = Exporter(SPEC)

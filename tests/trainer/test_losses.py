@@ -9,9 +9,15 @@ import torch
 from torch import tensor
 
 from services.trainer.losses import (
+    chosen,
     clipped_policy_loss,
     double_q_target,
+    epsilon_greedy_value,
+    error_loss,
+    expected_sarsa_target,
     preference_log_likelihood,
+    quantile_loss,
+    sarsa_target,
     soft_q_target,
     td_loss,
 )
@@ -48,6 +54,64 @@ def test_soft_q_becomes_q_learning_as_the_temperature_falls() -> None:
 def test_soft_q_of_equal_values_adds_the_temperatures_entropy() -> None:
     target = soft_q_target(tensor([0.0]), tensor([1.0]), tensor([[4.0, 4.0, 4.0]]), 0.5)
     assert target.item() == pytest.approx(4 + 0.5 * math.log(3))
+
+
+def test_epsilon_greedy_is_worth_a_share_of_the_mean_and_of_the_best() -> None:
+    # ε = 0.4: 0.4·3 + 0.6·5 = 4.2 and 0.4·2.5 + 0.6·3 = 2.8
+    assert epsilon_greedy_value(Q, 0.4).tolist() == pytest.approx([4.2, 2.8])
+
+
+def test_expected_sarsa_bootstraps_with_the_expectation() -> None:
+    # 1 + 0.5·4.2 = 3.1; 2 + 0·2.8 = 2 (terminated)
+    target = expected_sarsa_target(tensor([1.0, 2.0]), tensor([0.5, 0.0]), Q, 0.4)
+    assert target.tolist() == pytest.approx([3.1, 2.0])
+
+
+def test_sarsa_bootstraps_with_what_was_done_and_where_nothing_was_with_the_expectation() -> None:
+    # 1 + 0.5·1 = 1.5; 2 + 0.5·2.8 = 3.4 (cut short); 3 + 0·5 = 3 (terminated)
+    q_t = tensor([[1.0, 5.0], [3.0, 2.0], [1.0, 5.0]])
+    r_t, discount_t = tensor([1.0, 2.0, 3.0]), tensor([0.5, 0.5, 0.0])
+    target = sarsa_target(r_t, discount_t, q_t, tensor([0, -1, -1]), 0.4)
+    assert target.tolist() == pytest.approx([1.5, 3.4, 3.0])
+
+
+def test_an_error_counts_by_hubers_rule_or_by_its_size() -> None:
+    # errors -0.5 and 3: 0.5·0.25 and 2·(3 - 1) with delta 2
+    prediction, target = tensor([1.0, 0.0]), tensor([0.5, 3.0])
+    assert error_loss(prediction, target, 2.0).tolist() == [0.125, 4.0]
+    assert error_loss(prediction, target, None).tolist() == [0.5, 3.0]
+
+
+def test_of_each_row_what_belongs_to_its_action_is_chosen() -> None:
+    quantiles = tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
+    assert chosen(quantiles, tensor([1, 0])).tolist() == [[3, 4], [5, 6]]
+    assert chosen(Q, tensor([1, 0])).tolist() == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        # Places ¼ and ¾; errors 2 and -0.5 of θ = 0, 1 and -1.5 of θ = 1.
+        # Huber of 2, -0.5, 1, -1.5: 1.5, 0.125, 0.5, 1
+        # (¼·1.5 + ¾·0.125) / 2 + (¾·0.5 + ¼·1) / 2 = 0.234375 + 0.3125
+        (1.0, 0.546875),
+        # With κ = 0.5, over κ: 1.75, 0.25, 0.75, 1.25
+        # (¼·1.75 + ¾·0.25) / 2 + (¾·0.75 + ¼·1.25) / 2 = 0.3125 + 0.4375
+        (0.5, 0.75),
+        # (¼·2 + ¾·0.5) / 2 + (¾·1 + ¼·1.5) / 2 = 0.4375 + 0.5625
+        (None, 1.0),
+    ],
+)
+def test_quantiles_weigh_errors_by_their_side(delta: float | None, expected: float) -> None:
+    theta, target = tensor([[0.0, 1.0], [0.0, 0.0]]), tensor([[2.0, -0.5], [0.0, 0.0]])
+    assert quantile_loss(theta, target, delta).tolist() == pytest.approx([expected, 0])
+
+
+def test_the_quantile_loss_is_least_at_the_quantiles() -> None:
+    samples = tensor([[0.0, 1.0, 2.0, 3.0]])
+    best = quantile_loss(tensor([[0.5, 2.5]]), samples, None).item()
+    for other in ([-0.5, 2.5], [1.5, 2.5], [0.5, 1.5], [0.5, 3.5]):
+        assert quantile_loss(tensor([other]), samples, None).item() > best
 
 
 def test_the_td_loss_is_quadratic_within_delta_and_linear_outside() -> None:

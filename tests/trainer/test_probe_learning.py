@@ -1,4 +1,7 @@
-"""Learners find the values that probe environments have by their making. γ is 0.5."""
+"""Learners find the values that probe environments have by their making. γ is 0.5.
+
+The DQN family has a file of its own, `test_probe_dqn_family`.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,8 @@ def column(*values: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("environment", "observations", "expected"),
-    [
-        ("ProbeReward-v0", [0], [[1, 1]]),
-        ("ProbeDiscount-v0", [0, 1], [[0.5, 0.5], [1, 1]]),
-        ("ProbeAction-v0", [0, 1], [[1, 0], [0, 1]]),
-        ("ProbeTruncation-v0", [0], [[2, 2]]),
-    ],
+    "changes", [{"n_step": 3}, {"bootstrap": "q-learning"}, {"n_step": 9, "bootstrap": "sarsa"}]
 )
-def test_dqn_learns_the_values(
-    environment: str,
-    observations: list[float],
-    expected: list[list[float]],
-    resources: Resources,
-    tmp_path: Path,
-) -> None:
-    learner = learn_dqn(dqn_config(environment), resources, tmp_path)
-    values = learner.q_values(column(*observations))
-    np.testing.assert_allclose(values, expected, atol=CLOSE)
-
-
-@pytest.mark.parametrize("changes", [{"n_step": 3}, {"double": False}, {"n_step": 9}])
 def test_dqn_discounts_whatever_its_targets(
     changes: dict[str, object], resources: Resources, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from services.common.registry import PolicyRegistry
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
-from services.trainer.config import DQNRun, NetworkConfig, RLHFRun, parse
+from services.trainer.config import DQNRun, QNetworkConfig, RLHFRun, parse
 from services.trainer.evaluate import Greedy
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.published import PublishedPolicy
@@ -34,7 +34,7 @@ from services.trainer.runs.session import RunSession
 from tutelage.v1 import training_pb2 as pb
 
 ACTIONS = 101
-NETWORK = NetworkConfig(hidden=(2,))
+NETWORK = QNetworkConfig(hidden=(2,))
 SPEC = PolicySpec(
     environment="Pays-v0",
     observation=ObservationSpace(dtype="float32", shape=(1,)),

@@ -15,7 +15,7 @@ from services.common.spec import Distribution
 from services.trainer import environments
 from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
 from services.trainer.collector import Choice, Collector
-from services.trainer.config import EnvironmentConfig, FineTuningConfig, NetworkConfig
+from services.trainer.config import EnvironmentConfig, FineTuningConfig, QNetworkConfig
 from services.trainer.networks import QNetwork
 
 
@@ -61,7 +61,7 @@ def test_the_values_of_a_corridor(temperature: float, extra: float) -> None:
         max_gradient_norm=10.0,
         reward_scale=1.0,
     )
-    network = QNetwork(spec, NetworkConfig(hidden=(32,)))
+    network = QNetwork(spec, QNetworkConfig(hidden=(32,)))
     learner = SoftLambdaLearner(network, config, temperature, CPU)
     seen, generator = window(environment, 40), np.random.default_rng(0)
     for _ in range(20):

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import tiny_policies
 import torch
-from tiny_networks import FULL, LOGITS_SPEC, SPEC, leashed, observations, q_network, trained
+from tiny_networks import ALL, FULL, LOGITS_SPEC, SPEC, leashed, observations, q_network, trained
 from torch import nn
 
 from services.common.errors import DataCorrupted, NotFound, PreconditionFailed
@@ -53,13 +53,17 @@ def made(kind: str) -> nn.Module:
             return q_network()
         case "full":
             return q_network(3, FULL)
+        case "all":
+            return q_network(4, ALL)
         case "leashed":
             return trained(leashed(q_network()))
+        case "leashed all":
+            return trained(leashed(q_network(5, ALL)))
         case _:
             return trained(leashed(trained(leashed(q_network(3, FULL))), seed=8), seed=9)
 
 
-@pytest.mark.parametrize("kind", ["plain", "full", "leashed", "nested"])
+@pytest.mark.parametrize("kind", ["plain", "full", "all", "leashed", "leashed all", "nested"])
 def test_a_network_comes_back_as_it_was(kind: str, registry: PolicyRegistry) -> None:
     network, seen = made(kind), observations(100)
     version = publish(registry, network)
@@ -76,6 +80,13 @@ def test_a_base_that_comes_back_is_still_out_of_reach_of_gradients() -> None:
     found(observations(8)).square().mean().backward()
     assert all(p.grad is None for p in found.base.parameters())
     assert all(p.grad is not None for p in found.correction.parameters())
+
+
+def test_weights_of_before_there_were_other_kinds_of_networks_are_read() -> None:
+    old = {"kind": "q", "config": NetworkConfig(hidden=(8,)).model_dump(mode="json")}
+    found = load_weights(with_metadata(old), manifest())
+    with torch.no_grad():
+        assert torch.equal(found(observations(8)), q_network()(observations(8)))
 
 
 GOOD = save_weights(q_network())

@@ -1,78 +1,165 @@
-"""Deep Q-learning: a network, its target, an optimiser, and one update."""
+"""Deep Q-learning: a network, its target, an optimiser, and one update.
+
+Algorithms of the family differ in what their targets say of the state s' that was reached,
+whose values the target network gives (q⁻) and the network itself (q):
+
+    q-learning       max_a q⁻(s', a)                     Mnih et al. 2015
+    double           q⁻(s', argmax_a q(s', a))           van Hasselt et al. 2016
+    sarsa            q⁻(s', a') of the action taken      Rummery & Niranjan 1994
+    expected-sarsa   Σ_a π(a|s')·q⁻(s', a), π ε-greedy   van Seijen et al. 2009
+
+A terminal state is worth nothing; one where the episode was cut short is worth what any state
+is. Nobody acted in it, so sarsa takes the expectation there. ε is the one in force at the
+update, over all environments. SARSA's replay holds what earlier policies did: the smaller it
+is, the nearer it is to what the policy does now.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from services.common.replay import Batch
 from services.trainer.algorithms.q_learner import QLearner
 from services.trainer.algorithms.state import join, split
-from services.trainer.config import DQNConfig
-from services.trainer.losses import double_q_target, td_loss
+from services.trainer.config import Bootstrap, DQNConfig, Loss
+from services.trainer.experience import Experience
+from services.trainer.losses import (
+    double_q_target,
+    error_loss,
+    expected_sarsa_target,
+    sarsa_target,
+)
+from services.trainer.networks import QNetwork
+from services.trainer.noisy import resample
 
-Target = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(rewards, discounts, target network's next values, network's next values) → targets, all (B…)"""
 
+@dataclass(frozen=True)
+class Update:
+    """What came of an update.
 
-def q_learning_target(double: bool) -> Target:
-    """Double Q-learning's target, or Q-learning's."""
+    errors: (B,) TD errors of the transitions, before it.
+    figures: of the learner; only after every 100th update, since reading them waits for the
+        device.
+    """
 
-    def target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, online_q_t: Tensor) -> Tensor:
-        return double_q_target(r_t, discount_t, q_t, online_q_t if double else q_t)
-
-    return target
+    errors: Tensor
+    figures: dict[str, float]
 
 
 class DQNLearner(QLearner):
     """Learns action values from batches of n-step transitions.
 
+    A noisy network draws new noise before it acts and before it is updated; what is evaluated
+    and exported is without.
+
     Args:
         network: (B, *observation) → (B, actions).
-        target: how a batch's targets are made; see `q_learning_target`.
+        generator: of the noise.
     """
 
+    network: QNetwork
+
     def __init__(
-        self, network: nn.Module, config: DQNConfig, target: Target, device: torch.device
+        self,
+        network: QNetwork,
+        config: DQNConfig,
+        device: torch.device,
+        generator: np.random.Generator,
     ) -> None:
-        super().__init__(network, config.learning_rate, config.max_gradient_norm, device)
+        super().__init__(
+            network,
+            config.learning_rate,
+            device,
+            max_gradient_norm=config.max_gradient_norm,
+            max_gradient_value=config.max_gradient_value,
+        )
         self._target_network = copy.deepcopy(self.network).requires_grad_(False)
-        self._config, self._target = config, target
+        self._config, self._generator = config, generator
+        self._noisy = network.config.noisy
+        self._delta = config.huber_delta if config.loss == Loss.HUBER else None
 
-    def update(self, batch: Batch) -> dict[str, float]:
-        """One gradient step; copies the network to its target every so many.
+    def update(self, experience: Experience, epsilon: float = 0.0) -> Update:
+        """One gradient step; moves the target network every so many.
 
-        Returns:
-            the loss, the mean value of the actions taken, and the gradient's norm, but only
-            after every 100th update: reading them waits for the device.
+        Args:
+            epsilon: of the policy in force, for sarsa and expected-sarsa.
         """
-        loss, mean_value = self._loss(batch)
+        if self._noisy:
+            for network in (self.network, self._target_network):
+                resample(network.train(), self._generator)
+        losses, errors, values = self._losses(experience, epsilon)  # (B,), (B,), (B, A)
+        if experience.weights is not None:
+            losses = losses * self._tensor(experience.weights)
+        loss = losses.mean()
         norm = self._descend(loss)
-        if self.updates % self._config.target_update_period == 0:
-            self._target_network.load_state_dict(self.network.state_dict())
+        self._follow()
         if self.updates % 100:
-            return {}
-        return {
+            return Update(errors, {})
+        figures = {
             "loss": loss.item(),
-            "q_mean": mean_value.item(),
+            "q_mean": values.mean().item(),
             "gradient_norm": norm.item(),
         }
+        return Update(errors, figures)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        next_observation = self._tensor(batch.next_observation)
-        with torch.no_grad():
-            target = self._target(
-                self._tensor(batch.reward) / self._config.reward_scale,
-                self._tensor(batch.discount),
-                self._target_network(next_observation),
-                self.network(next_observation),
-            )
-        values = self.network(self._tensor(batch.observation))  # (B, A)
-        actions = self._tensor(batch.action).long()
-        return td_loss(values, actions, target, self._config.huber_delta), values.detach().mean()
+    def _losses(self, experience: Experience, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each transition the loss and the TD error, (B,), and the values, (B, A)."""
+        target = self._target(experience, epsilon)
+        values = self.network(self._tensor(experience.observation))  # (B, A)
+        actions = self._tensor(experience.action).long()
+        chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)  # (B,)
+        return error_loss(chosen, target, self._delta), (target - chosen).detach(), values.detach()
+
+    @torch.no_grad()
+    def _target(self, experience: Experience, epsilon: float) -> Tensor:
+        r_t, discount_t = self._reward(experience), self._tensor(experience.discount)
+        next_observation = self._tensor(experience.next_observation)
+        q_t = self._target_network(next_observation)  # (B, A)
+        match self._config.bootstrap:
+            case Bootstrap.Q_LEARNING:
+                return double_q_target(r_t, discount_t, q_t, q_t)
+            case Bootstrap.DOUBLE:
+                return double_q_target(r_t, discount_t, q_t, self.network(next_observation))
+            case Bootstrap.EXPECTED_SARSA:
+                return expected_sarsa_target(r_t, discount_t, q_t, epsilon)
+            case Bootstrap.SARSA:
+                assert experience.next_action is not None
+                a_t = self._tensor(experience.next_action)
+                return sarsa_target(r_t, discount_t, q_t, a_t, epsilon)
+
+    def _reward(self, experience: Experience) -> Tensor:
+        return self._tensor(experience.reward) / self._config.reward_scale
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the target network to the network, or towards it."""
+        config = self._config
+        if self.updates % config.target_update_period:
+            return
+        if config.target_tau == 1:
+            self._target_network.load_state_dict(self.network.state_dict())
+            return
+        targets: list[Tensor] = list(self._target_network.parameters())
+        torch._foreach_lerp_(targets, tuple(self.network.parameters()), config.target_tau)
+
+    def exploring_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """See QLearner; of a noisy network, with new noise."""
+        if self._noisy:
+            resample(self.network.train(), self._generator)
+        return super().q_values(observations)
+
+    def q_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """See QLearner; of a noisy network, without noise."""
+        if self._noisy:
+            self.network.eval()
+        return super().q_values(observations)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is learnt, by dotted name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,18 +15,25 @@ from services.trainer.algorithms.state import join, optimizer_tensors, restore_o
 
 
 class QLearner:
-    """A network of action values, (B, *observation) → (B, actions), and Adam to improve it."""
+    """A network of action values, (B, *observation) → (B, actions), and Adam to improve it.
+
+    Args:
+        max_gradient_norm, max_gradient_value: of all gradients together, and of each.
+    """
 
     def __init__(
         self,
         network: nn.Module,
         learning_rate: float,
-        max_gradient_norm: float,
         device: torch.device,
+        *,
+        max_gradient_norm: float | None = None,
+        max_gradient_value: float | None = None,
     ) -> None:
         self.network = network.to(device)
         self.updates = 0
-        self._device, self._max_gradient_norm = device, max_gradient_norm
+        self._device = device
+        self._max_norm, self._max_value = max_gradient_norm, max_gradient_value
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
 
@@ -39,6 +47,10 @@ class QLearner:
         with torch.inference_mode():
             values: npt.NDArray[np.float32] = self.network(self._tensor(observations)).cpu().numpy()
         return values
+
+    def exploring_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """What to act by while learning, (B, *shape) → (B, actions); `q_values` unless said."""
+        return self.q_values(observations)
 
     def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """(B, *shape) → (B,)"""
@@ -59,7 +71,9 @@ class QLearner:
         """One gradient step; returns the gradient's norm before clipping."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._max_gradient_norm)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm or math.inf)
+        if self._max_value is not None:
+            nn.utils.clip_grad_value_(self._parameters, self._max_value)
         self._optimizer.step()
         self.updates += 1
         return norm

@@ -34,7 +34,9 @@ class SoftLambdaLearner(QLearner):
         temperature: float,
         device: torch.device,
     ) -> None:
-        super().__init__(network, config.learning_rate, config.max_gradient_norm, device)
+        super().__init__(
+            network, config.learning_rate, device, max_gradient_norm=config.max_gradient_norm
+        )
         self._config, self._temperature = config, temperature
 
     def learn(self, window: Window, generator: np.random.Generator) -> dict[str, float]:

@@ -11,8 +11,9 @@ import torch
 from services.common.errors import InvalidConfig, TutelageError
 from services.common.spec import Distribution
 from services.trainer import environments
-from services.trainer.algorithms.dqn import DQNLearner, q_learning_target
+from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
@@ -23,7 +24,7 @@ from services.trainer.config import (
     TabularRun,
     TrainingConfig,
 )
-from services.trainer.learning import UniformReplay
+from services.trainer.learning import DrawnBatches
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
@@ -112,12 +113,9 @@ def _train_dqn(
     generator: np.random.Generator,
 ) -> bool:
     spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
-    learner = DQNLearner(
-        QNetwork(spec, config.network),
-        config.dqn,
-        q_learning_target(config.dqn.double),
-        resources.device,
-    )
+    kind = QuantileLearner if config.network.quantiles else DQNLearner
+    network = QNetwork(spec, config.network)
+    learner = kind(network, config.dqn, resources.device, generator)
     identity = Identity(folder.run_id, config.algorithm, spec)
     parts = off_policy.Parts(
         session=session,
@@ -125,7 +123,7 @@ def _train_dqn(
         run_id=folder.run_id,
         attempt=attempt,
         spec=spec,
-        learning=UniformReplay(learner, config.dqn),
+        learning=DrawnBatches(learner, config.dqn),
         judge=Publisher(session, config, identity, resources, generator),
         checkpoints=_checkpoints(folder, config),
         generator=generator,

@@ -15,7 +15,7 @@ from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
 from services.trainer.checkpoint import CheckpointStore
-from services.trainer.config import RLHFRun
+from services.trainer.config import QNetworkConfig, RLHFRun
 from services.trainer.evaluate import evaluate
 from services.trainer.export import Exporter
 from services.trainer.learning import NewestWindow
@@ -120,7 +120,7 @@ def leash(deployed: Deployed, config: RLHFRun, spec: PolicySpec) -> LeashedQNetw
     """The deployed policy's network with a correction that is still nothing."""
     return LeashedQNetwork(
         base=deployed.network,
-        correction=QNetwork(spec, config.network),
+        correction=QNetwork(spec, QNetworkConfig(**dict(config.network))),
         temperature=config.leash.temperature / config.tuning.reward_scale,
         prior_temperature=config.leash.prior_temperature or deployed.median_lead,
         floor=config.leash.floor,

@@ -14,20 +14,22 @@ import numpy.typing as npt
 from services.common.errors import ReplayUnavailable, StorageFull
 from services.common.replay import (
     MirrorReplay,
+    Prioritized,
     Relabeler,
     ReplaySchema,
     ReplayStore,
     Sampling,
+    Uniform,
     patiently,
 )
 from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.collector import Choice, Collector
-from services.trainer.config import DQNRun, RLHFRun
+from services.trainer.config import DQNRun, PriorityConfig, RLHFRun
 from services.trainer.divergence import check_finite
 from services.trainer.exploration import EpsilonGreedy
-from services.trainer.learning import Learning
+from services.trainer.learning import Learning, Moment
 from services.trainer.resources import Resources
 from services.trainer.runs.loop import Judge, LoopParts, TrainingLoop
 from services.trainer.runs.session import RunSession
@@ -99,10 +101,11 @@ class OffPolicyRun(TrainingLoop):
         if self._replay.size < self._config.replay.min_replay_size:
             return
         self._anneal()
-        figures = self._parts.learning.take(steps, self._replay)
+        moment = Moment(self.env_steps / self._rates.total_env_steps, self._epsilons().mean())
+        figures = self._parts.learning.take(steps, self._replay, moment)
         if figures:
             check_finite(figures, self._parts.checkpoints.steps())
-            figures["epsilon"] = float(self._epsilons().mean())
+            figures["epsilon"] = moment.epsilon
             figures["replay_size"] = float(self._replay.size)
             self._parts.session.metrics(self.env_steps, figures)
 
@@ -116,7 +119,7 @@ class OffPolicyRun(TrainingLoop):
         return self._collector.held
 
     def _act(self, observations: npt.NDArray[Any]) -> Choice:
-        values = self._parts.learning.learner.q_values(observations)
+        values = self._parts.learning.learner.exploring_values(observations)
         return self._explorer.choose(values, self._epsilons())
 
     def _epsilons(self) -> npt.NDArray[np.float64]:
@@ -174,7 +177,12 @@ def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> MirrorReplay:
     store = ReplayStore(parts.resources.redis, name, schema, config.replay.capacity)
     if isinstance(config, DQNRun):
         rates = config.dqn
-        sampling = Sampling(parts.generator, n_step=rates.n_step, discount=rates.discount)
+        sampler = Uniform() if rates.priorities is None else _prioritized(rates.priorities)
+        sampling = Sampling(parts.generator, sampler, rates.n_step, rates.discount)
     else:
         sampling = Sampling(parts.generator, discount=config.tuning.discount, relabel=parts.relabel)
     return MirrorReplay(store, sampling)
+
+
+def _prioritized(config: PriorityConfig) -> Prioritized:
+    return Prioritized(config.exponent, config.importance_sampling_exponent)
