@@ -193,7 +193,7 @@ class Ring:
                 continue
             cut_at, last = self._open.pop(episode, (0, NONE))
             if cut_at == step and last >= self.oldest:
-                self._link(np.array([last]), np.array([number]))
+                self.next_slot[last % self.capacity] = number % self.capacity
         if len(self._open) > self._prune_at:
             self._prune()
 
