@@ -16,6 +16,7 @@ from services.trainer.normalising import Normaliser
 from services.trainer.stacked import StackedMLP
 
 ACTOR, CRITIC = 0, 1
+LOG_STD_BOUNDS = (-20.0, 2.0)
 
 
 class Prepare(nn.Sequential):
@@ -60,8 +61,57 @@ class Policy(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(B, *observation) → (B, P)"""
-        means: Tensor = self.head(self.body(self.prepare(observations.float())))
-        return means if self.log_std is None else with_deviations(means, self.log_std)
+        return self.of_features(self.prepare(observations.float()))
+
+    def of_features(self, features: Tensor) -> Tensor:
+        """Of observations that were prepared already: (B, size) → (B, P)"""
+        parameters: Tensor = self.head(self.body(features))
+        return parameters if self.log_std is None else with_deviations(parameters, self.log_std)
+
+
+class BoundedDeviations(nn.Linear):
+    """A layer that gives means and log standard deviations, the latter within bounds.
+
+    Args:
+        initial_log_std: what they are at first, about.
+    """
+
+    def __init__(self, inputs: int, size: int, initial_log_std: float) -> None:
+        super().__init__(inputs, 2 * size)
+        self.size = size
+        with torch.no_grad():
+            self.bias[size:] += initial_log_std
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, hidden) → (B, 2·k)"""
+        mean, log_std = super().forward(features).chunk(2, dim=1)
+        return torch.cat([mean, log_std.clamp(*LOG_STD_BOUNDS)], dim=1)
+
+
+def actor(
+    spec: PolicySpec, config: ActorCriticNetworkConfig, initial_log_std: float = 0.0
+) -> Policy:
+    """A policy of its own: logits, a Gaussian's parameters, or actions within [-1, 1]."""
+    prepare, width = Prepare(spec, config), config.hidden[-1]
+    body = StackedMLP(1, (prepare.size, *config.hidden), config.activation, config.layer_norm)
+    parameters = head_of(spec).parameters_n
+    match spec.distribution:
+        case Distribution.TANH_GAUSSIAN:
+            head: nn.Module = BoundedDeviations(width, spec.action.size, initial_log_std)
+        case Distribution.DETERMINISTIC:
+            head = nn.Sequential(nn.Linear(width, parameters), nn.Tanh())
+        case _:
+            head = nn.Linear(width, parameters)
+    return Policy(prepare, body.alone(0), head)
+
+
+def twin_critics(
+    spec: PolicySpec, config: ActorCriticNetworkConfig, action_size: int, outputs: int
+) -> StackedMLP:
+    """Two critics: (B, observation + action_size) → (2, B, outputs)"""
+    inputs = Prepare(spec, config).size + action_size
+    sizes = (inputs, *config.hidden, outputs)
+    return StackedMLP(2, sizes, config.activation, config.layer_norm, linear_end=True)
 
 
 class ActorCritic(nn.Module):
