@@ -188,6 +188,24 @@ class DQNConfig(Strict):
         return self
 
 
+class PQNConfig(Strict):
+    """Parallel Q-learning (Gallici et al. 2024): Q(λ) on rollouts, no replay and no target."""
+
+    total_env_steps: Positive = 200_000
+    learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: Annotated[
+        PositiveFloat | None, Field(description="Reached in a straight line; unset: no change.")
+    ] = None
+    rollout_steps: Annotated[Positive, Field(description="Per environment.")] = 32
+    epochs: Positive = 4
+    minibatch_size: Positive = 128
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    trace: Annotated[Share, Field(description="λ.")] = 0.65
+    max_gradient_norm: PositiveFloat = 10.0
+    reward_scale: PositiveFloat = 1.0
+    epsilon: EpsilonConfig = EpsilonConfig()
+
+
 class FineTuningConfig(Strict):
     """Soft Q-learning with λ-returns over the newest rows; see `algorithms.soft_lambda`."""
 
@@ -292,6 +310,25 @@ class DQNRun(TrainingConfig):
                 f"network.noisy needs dqn.bootstrap q-learning or double: {name} takes the mean "
                 "over an ε-greedy policy, and noisy networks explore in another way"
             )
+
+
+class PQNRun(TrainingConfig):
+    """Trains with PQN; rollouts stay in memory."""
+
+    algorithm: Literal["pqn"]
+    network: QNetworkConfig = QNetworkConfig(layer_norm=True)
+    pqn: PQNConfig = PQNConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> PQNRun:
+        if not self.network.layer_norm:
+            raise ValueError(
+                "network.layer_norm must be true: without a target network, it is what keeps "
+                "PQN from diverging"
+            )
+        if self.network.noisy or self.network.quantiles:
+            raise ValueError("PQN learns mean values and explores by ε: no noisy, no quantiles")
+        return self
 
 
 class PPORun(TrainingConfig):
@@ -402,7 +439,7 @@ class RLHFRun(TrainingConfig):
     ] = 0.0
 
 
-Run = DQNRun | PPORun | TabularRun | SegmentsRun | RLHFRun
+Run = DQNRun | PQNRun | PPORun | TabularRun | SegmentsRun | RLHFRun
 _ANY_RUN: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="algorithm")])
 
 

@@ -13,12 +13,14 @@ from services.common.spec import Distribution
 from services.trainer import environments
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.pqn import PQNLearner
 from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
     DQNRun,
     PPORun,
+    PQNRun,
     RLHFRun,
     SegmentsRun,
     TabularRun,
@@ -33,6 +35,7 @@ from services.trainer.runs.fine_tuning import fine_tune
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.loop import LoopParts
 from services.trainer.runs.on_policy import OnPolicyRun
+from services.trainer.runs.parallel_q import ParallelQRun
 from services.trainer.runs.recording import record
 from services.trainer.runs.session import Listener, RunSession
 from services.trainer.runs.store import RunFolder, RunView
@@ -98,6 +101,8 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_dqn(config, folder, session, resources, attempt, generator)
         case TabularRun():
             return _train_table(config, folder, session, resources, generator)
+        case PQNRun():
+            return _train_pqn(config, folder, session, resources, generator)
         case PPORun():
             return _train_ppo(config, folder, session, resources, generator)
         case RLHFRun():
@@ -129,6 +134,25 @@ def _train_dqn(
         generator=generator,
     )
     return off_policy.run(config, parts)
+
+
+def _train_pqn(
+    config: PQNRun,
+    folder: RunFolder,
+    session: RunSession,
+    resources: Resources,
+    generator: np.random.Generator,
+) -> bool:
+    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    learner = PQNLearner(QNetwork(spec, config.network), config.pqn, resources.device)
+    identity = Identity(folder.run_id, config.algorithm, spec)
+    parts = LoopParts(
+        session=session,
+        judge=Publisher(session, config, identity, resources, generator),
+        checkpoints=_checkpoints(folder, config),
+        generator=generator,
+    )
+    return ParallelQRun(config, learner, parts).run()
 
 
 def _train_ppo(
