@@ -31,6 +31,9 @@ class EnvironmentConfig(Strict):
     id: Annotated[str, Field(description="Gymnasium id, such as CartPole-v1.")]
     num_envs: Positive = 8
     kwargs: dict[str, Any] = {}
+    action_masks: Annotated[
+        bool, Field(description="Obey masks, where the environment gives some and DQN acts.")
+    ] = True
 
 
 class NetworkConfig(Strict):

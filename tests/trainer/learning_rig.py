@@ -23,6 +23,7 @@ from services.trainer.learning import DrawnBatches
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy
+from services.trainer.runs.execute import values_spec
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.loop import LoopParts
 from services.trainer.runs.on_policy import OnPolicyRun
@@ -110,7 +111,7 @@ def ppo_config(environment: str, **changes: Any) -> PPORun:
 
 def make_dqn(config: DQNRun, generator: np.random.Generator | None = None) -> DQNLearner:
     torch.manual_seed(0)
-    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    spec = values_spec(config.environment)
     kind = QuantileLearner if config.network.quantiles else DQNLearner
     generator = generator or np.random.default_rng(0)
     return kind(QNetwork(spec, config.network), config.dqn, CPU, generator)
@@ -131,7 +132,7 @@ def pqn_config(environment: str, **changes: Any) -> PQNRun:
 
 def make_pqn(config: PQNRun) -> PQNLearner:
     torch.manual_seed(0)
-    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    spec = values_spec(config.environment)
     return PQNLearner(QNetwork(spec, config.network), config.pqn, CPU)
 
 

@@ -69,6 +69,30 @@ def test_the_values_are_found(
     np.testing.assert_allclose(values, expected, atol=close)
 
 
+MASKED = [[0, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    "variant", ["double", "plain", "quantiles", "n-step", "sarsa", "expected sarsa", "all at once"]
+)
+def test_masks_are_obeyed_in_acting_and_in_targets(
+    variant: str, resources: Resources, tmp_path: Path
+) -> None:
+    # Who took the forbidden action's value for the state's would find γ at 0.
+    learner = learnt("ProbeMask-v0", VARIANTS[variant], resources, tmp_path)
+    np.testing.assert_allclose(learner.q_values(column(0, 1)), MASKED, atol=CLOSE)
+
+
+def test_masks_in_observations_are_obeyed_too(resources: Resources, tmp_path: Path) -> None:
+    learner = learnt("ProbeMaskDict-v0", {}, resources, tmp_path)
+    np.testing.assert_allclose(learner.q_values(column(0, 1)), MASKED, atol=CLOSE)
+
+
+def test_pqn_obeys_masks(tmp_path: Path) -> None:
+    learner = learn_pqn(pqn_config("ProbeMask-v0", trace=0.0), tmp_path)
+    np.testing.assert_allclose(learner.q_values(column(0, 1)), MASKED, atol=CLOSE)
+
+
 @pytest.mark.parametrize(
     ("bootstrap", "first"),
     [("q-learning", 0.5), ("double", 0.5), ("sarsa", 0.25), ("expected-sarsa", 0.25)],

@@ -28,6 +28,7 @@ class QRollout:
     """T steps of B environments. `live` is false where an environment was being reset.
 
     observation: (T + 1, B, *shape); the last is after the last step. The others are (T, B).
+    mask: (T + 1, B, A) which actions were allowed; None: all.
     """
 
     observation: npt.NDArray[Any]
@@ -36,10 +37,13 @@ class QRollout:
     terminated: Bools
     truncated: Bools
     live: Bools
+    mask: Bools | None = None
 
 
 class PQNLearner(QLearner):
     """Learns action values from one rollout at a time, by RAdam."""
+
+    network: QNetwork
 
     def __init__(self, network: QNetwork, config: PQNConfig, device: torch.device) -> None:
         super().__init__(
@@ -84,7 +88,10 @@ class PQNLearner(QLearner):
         # one pass over T + 1 observations gives the value that each step reached.
         steps, count = rollout.action.shape
         flat = rollout.observation.reshape(-1, *rollout.observation.shape[2:])
-        best = self.q_values(flat).max(axis=1).reshape(steps + 1, count)
+        values = self.q_values(flat).reshape(steps + 1, count, -1)
+        if rollout.mask is not None:
+            values = np.where(rollout.mask, values, -np.inf)
+        best = values.max(axis=2)
         return q_lambda_returns(
             (rollout.reward / self._config.reward_scale).astype(np.float32),
             best[1:],

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from services.trainer.action_masks import Masks
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 
 FUSED_ADAM = partial(torch.optim.Adam, fused=True)
@@ -57,9 +58,14 @@ class QLearner:
         """What to act by while learning, (B, *shape) → (B, actions); `q_values` unless said."""
         return self.q_values(observations)
 
-    def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """(B, *shape) → (B,)"""
-        actions: npt.NDArray[np.int64] = self.q_values(observations).argmax(axis=1)
+    def greedy(
+        self, observations: npt.NDArray[Any], masks: Masks | None = None
+    ) -> npt.NDArray[np.int64]:
+        """(B, *shape), and which actions are allowed, (B, actions) → (B,)"""
+        values = self.q_values(observations)
+        if masks is not None:
+            values = np.where(masks, values, -np.inf)
+        actions: npt.NDArray[np.int64] = values.argmax(axis=1)
         return actions
 
     def tensors(self) -> dict[str, Tensor]:

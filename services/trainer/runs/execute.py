@@ -9,7 +9,7 @@ import structlog
 import torch
 
 from services.common.errors import InvalidConfig, TutelageError
-from services.common.spec import Distribution
+from services.common.spec import Distribution, PolicySpec
 from services.trainer import environments
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
@@ -19,6 +19,7 @@ from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
     DQNRun,
+    EnvironmentConfig,
     PPORun,
     PQNRun,
     RLHFRun,
@@ -117,7 +118,7 @@ def _train_dqn(
     attempt: int,
     generator: np.random.Generator,
 ) -> bool:
-    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    spec = values_spec(config.environment)
     kind = QuantileLearner if config.network.quantiles else DQNLearner
     network = QNetwork(spec, config.network)
     learner = kind(network, config.dqn, resources.device, generator)
@@ -143,7 +144,7 @@ def _train_pqn(
     resources: Resources,
     generator: np.random.Generator,
 ) -> bool:
-    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    spec = values_spec(config.environment)
     learner = PQNLearner(QNetwork(spec, config.network), config.pqn, resources.device)
     identity = Identity(folder.run_id, config.algorithm, spec)
     parts = LoopParts(
@@ -153,6 +154,12 @@ def _train_pqn(
         generator=generator,
     )
     return ParallelQRun(config, learner, parts).run()
+
+
+def values_spec(environment: EnvironmentConfig) -> PolicySpec:
+    """The spec of a policy of action values, which takes masks where the environment gives them."""
+    masked = environments.gives_masks(environment)
+    return environments.spec_of(environment, Distribution.Q_VALUES, masked=masked)
 
 
 def _train_ppo(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from services.common.errors import ReplayUnavailable, StorageFull
 from services.common.replay import (
+    Field,
     MirrorReplay,
     Prioritized,
     Relabeler,
@@ -24,6 +25,7 @@ from services.common.replay import (
 )
 from services.common.spec import PolicySpec
 from services.trainer import environments
+from services.trainer.action_masks import MASK
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import DQNRun, PriorityConfig, RLHFRun
@@ -120,7 +122,7 @@ class OffPolicyRun(TrainingLoop):
 
     def _act(self, observations: npt.NDArray[Any]) -> Choice:
         values = self._parts.learning.learner.exploring_values(observations)
-        return self._explorer.choose(values, self._epsilons())
+        return self._explorer.choose(values, self._epsilons(), self._collector.masks)
 
     def _epsilons(self) -> npt.NDArray[np.float64]:
         config = self._config
@@ -172,7 +174,8 @@ def _first_episode(parts: Parts) -> int:
 
 def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> MirrorReplay:
     observation = parts.spec.observation
-    schema = ReplaySchema.transitions(observation.shape, observation.dtype)
+    masks = (Field(MASK, "bool", (parts.spec.actions,)),) if parts.spec.masked else ()
+    schema = ReplaySchema.transitions(observation.shape, observation.dtype, extras=masks)
     name = config.replay.name or parts.run_id
     store = ReplayStore(parts.resources.redis, name, schema, config.replay.capacity)
     if isinstance(config, DQNRun):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
 from services.trainer import environments
+from services.trainer.action_masks import Masks, masks_of
 from services.trainer.algorithms.pqn import PQNLearner, QRollout
 from services.trainer.config import PQNRun
 from services.trainer.divergence import check_finite
@@ -26,7 +29,10 @@ class ParallelQRun(TrainingLoop):
         super().__init__(config, config.pqn.total_env_steps, parts, learner)
         self._envs: VectorEnv[Any, Any, Any] = environments.make(config.environment)
         count = self._envs.num_envs
-        self._observations = self._envs.reset(seed=environments.seed_from(parts.generator))[0]
+        self._masked = learner.network.spec.masked
+        seed = environments.seed_from(parts.generator)
+        self._observations, infos = self._envs.reset(seed=seed)
+        self._masks = self._masks_in(infos)
         self._ended = np.zeros(count, dtype=bool)
         self._episodes = EpisodeCounter(count, parts.session)
         self._explorer = EpsilonGreedy(count, config.pqn.epsilon.repeat, parts.generator)
@@ -47,18 +53,30 @@ class ParallelQRun(TrainingLoop):
 
     def _roll_out(self) -> QRollout:
         taken: list[tuple[npt.NDArray[Any], ...]] = []
+        allowed: list[Masks] = []
         for _ in range(self._config.rollout_steps):
-            observations, live = self._observations, ~self._ended
+            observations, masks, live = self._observations, self._masks, ~self._ended
             values = self._learner.q_values(observations)
-            actions = self._explorer.choose(values, self._epsilons()).actions
-            self._observations, rewards, terminated, truncated, _ = self._envs.step(actions)
+            actions = self._explorer.choose(values, self._epsilons(), masks).actions
+            self._observations, rewards, terminated, truncated, infos = self._envs.step(actions)
+            self._masks = self._masks_in(infos)
             self.env_steps += int(live.sum())
             self._episodes.add(self.env_steps, live, rewards, terminated | truncated)
             self._ended = live & (terminated | truncated)
             paid = rewards.astype(np.float32)
             taken.append((observations, actions, paid, live & terminated, live & truncated, live))
+            allowed += [] if masks is None else [masks]
         observations, *columns = (np.stack(column) for column in zip(*taken, strict=True))
-        return QRollout(np.concatenate([observations, self._observations[None]]), *columns)
+        seen = np.concatenate([observations, self._observations[None]])
+        rollout = QRollout(seen, *columns)
+        if self._masks is None:
+            return rollout
+        return replace(rollout, mask=np.stack([*allowed, self._masks]))
+
+    def _masks_in(self, infos: Mapping[str, Any]) -> Masks | None:
+        if not self._masked:
+            return None
+        return masks_of(infos, self._envs.num_envs, self._learner.network.spec.actions)
 
     def _epsilons(self) -> npt.NDArray[np.float64]:
         return epsilons(self.env_steps, self._config.epsilon, self._envs.num_envs)
