@@ -21,6 +21,7 @@ from services.common.replay import (
     ReplaySchema,
     ReplayStore,
     Sampling,
+    ServerReplay,
     Transitions,
     open_replay,
 )
@@ -215,7 +216,6 @@ def test_rewards_are_made_anew_once_a_version() -> None:
     assert model.asked == 8
     model.version = 3
     assert set(replay.sample(200).reward.tolist()) == {3.0, 4.5}
-    assert replay.newest(3).reward.tolist() == [3, 3, 3]
     assert model.asked == 16
     replay.append(make_rows(2, range(13)))  # overwrites them all but 5
     for _ in range(20):
@@ -352,3 +352,51 @@ def test_a_mirror_in_files_is_the_same(client: redis.Redis, name: str, tmp_path:
     mapped = opened(client, name, 60, shards=2, folder=tmp_path)
     np.testing.assert_array_equal(plain.sample(50).observation, mapped.sample(50).observation)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_server_mode_draws_sequences_within_fragments(client: redis.Redis, name: str) -> None:
+    append(client, name, uneven(), 1000, 1)
+    replay = opened(client, name, 1000, mode="server")
+    assert isinstance(replay, ServerReplay)
+    batch = replay.sample_sequences(200, length=3, burn_in=1)
+    assert batch.mask.shape == batch.reward.shape == batch.discount.shape == (200, 4)
+    assert batch.observation.shape == batch.next_observation.shape == (200, 4, 1)
+    episode, first = np.divmod(batch.observation[:, 0, 0].astype(int), 100)
+    left = 1 + episode % 7 - first
+    np.testing.assert_array_equal(batch.mask.sum(axis=1), np.minimum(left, 4))
+    steps = first[:, None] + np.minimum(np.arange(4), left[:, None] - 1)
+    np.testing.assert_array_equal(batch.observation[:, :, 0] % 100, steps)
+    np.testing.assert_array_equal(batch.next_observation[:, :, 0] % 100, steps + 1)
+    np.testing.assert_array_equal(batch.reward, steps + 1)
+    ended = steps == (episode % 7)[:, None]
+    np.testing.assert_allclose(batch.discount, np.where(ended, 0, 0.99), rtol=1e-6)
+    replay.close()
+
+
+def test_what_was_asked_for_ahead_is_no_obstacle(client: redis.Redis, name: str) -> None:
+    append(client, name, uneven(), 100, 1)
+    replay = opened(client, name, 100, mode="server")
+    assert isinstance(replay, ServerReplay)
+    check_batch(replay.sample(50))
+    client.script_flush()  # the batch asked for ahead is there; the next has to ask again
+    for size in (50, 50, 20):
+        check_batch(replay.sample(size))
+    client.client_kill_filter(_type="normal", skipme=True)
+    check_batch(replay.sample(20))
+    replay.sample_sequences(5, 2)
+    check_batch(replay.sample(20))
+    replay.close()
+    assert replay._store.shards[0].stats().sampled == 50 + 50 + 50 + 20 + 20 + 5 + 20
+
+
+def test_a_batch_asked_for_ahead_waits_for_no_one(client: redis.Redis, name: str) -> None:
+    """Rows that were overwritten since are those of the time at which it was asked for."""
+    append(client, name, uneven(5), 100, 1)
+    replay = opened(client, name, 100, mode="server")
+    replay.sample(50)
+    append(client, name, uneven(30)[7:], 100, 1)
+    check_batch(replay.sample(50))
+    batch = replay.sample(200)
+    check_batch(batch)
+    assert batch.index.max() > 30
+    replay.close()

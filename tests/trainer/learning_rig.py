@@ -194,5 +194,5 @@ def learn_ppo(config: PPORun, folder: Path) -> PPOLearner:
             generator=np.random.default_rng(0),
         )
         spec = environments.spec_of(config.environment, Distribution.LOGITS)
-        assert OnPolicyRun(config, spec, learner, parts).run()
+        assert OnPolicyRun(config, config.ppo, spec, learner, parts).run()
     return learner

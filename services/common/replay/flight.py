@@ -39,6 +39,11 @@ class Flight:
         finally:
             self._pool.release(self._connection)
 
+    def drop(self) -> None:
+        """Nobody wants the answer."""
+        self._connection.disconnect()
+        self._pool.release(self._connection)
+
 
 def _server(client: Client, key: str) -> redis.Redis:
     """The server that has a key, as far as is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -52,24 +53,22 @@ class PrioritizedSampler:
         Raises:
             InvalidInput: when one is not finite.
         """
-        given = np.asarray(priorities, dtype=np.float64)
-        if not np.isfinite(given).all():
-            raise InvalidInput("a priority is not a finite number; the learner has diverged")
         ring, settings = self._rings[shard], self._settings
         greatest = prioritise(
-            self.trees[shard].sums,
-            self.trees[shard].minima,
+            self.trees[shard].nodes,
             self.priorities[shard],
             self._dirty[shard],
             BLOCK_SLOTS,
             np.asarray(index, dtype=np.int64),
-            given,
+            np.asarray(priorities, dtype=np.float64),
             ring.oldest,
             ring.head,
             settings.alpha,
             settings.epsilon,
         )
-        self.maximum = max(self.maximum, float(greatest))
+        if math.isnan(greatest):
+            raise InvalidInput("a priority is not a finite number; the learner has diverged")
+        self.maximum = max(self.maximum, greatest)
 
     def changed(self, shard: int, change: Change) -> None:
         """See `Sampler`."""
@@ -118,6 +117,6 @@ class PrioritizedSampler:
         self.trees[shard].set(slots, values)
 
     def _find(self, shard: int, masses: Doubles, minimum: float) -> Drawn:
-        slots, values = self.trees[shard].find(masses)
-        weights = ((minimum / values) ** self.beta).astype(np.float32)
-        return Drawn(shard, self._rings[shard].number(slots), weights)
+        ring, tree = self._rings[shard], self.trees[shard]
+        numbers, weights = tree.draw(masses, ring.head - 1, ring.capacity, minimum, self.beta)
+        return Drawn(shard, numbers, weights)

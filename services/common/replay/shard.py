@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -130,6 +130,35 @@ class ShardStats:
     limits: Limits | None
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Rows that were asked for ahead.
+
+    read: makes them of the script's answer.
+    ask_again: in the usual way, where there was no answer, or an error.
+    """
+
+    flight: Flight | None
+    read: Callable[[Any], Sampled]
+    ask_again: Callable[[], Sampled]
+
+    def land(self) -> Sampled:
+        """The rows, once; errors are those of `ReplayShard.sample`."""
+        if self.flight is not None:
+            try:
+                answer = self.flight.land()
+            except redis.RedisError:  # such as that the script is not known, or that keys moved
+                pass
+            else:
+                return self.read(answer)
+        return self.ask_again()
+
+    def drop(self) -> None:
+        """Nobody wants them."""
+        if self.flight is not None:
+            self.flight.drop()
+
+
 class ReplayShard:
     """A ring of `capacity` rows. Made by `ReplayStore`, which opens it. Not for several threads.
 
@@ -222,15 +251,7 @@ class ReplayShard:
 
         Its answer has the fields of `Appended`.
         """
-        try:
-            return Flight(
-                self._client,
-                scripts.APPEND,
-                [self._meta],
-                *self._chunk(producer, sequence, data),
-            )
-        except redis.RedisError:
-            return None
+        return self._begin(scripts.APPEND, *self._chunk(producer, sequence, data))
 
     def _chunk(self, producer: str, sequence: int, data: bytes) -> tuple[scripts.Argument, ...]:
         return self._id, producer, sequence, data, data[self._kinds].count(STEP)
@@ -270,6 +291,20 @@ class ReplayShard:
         """
         with explained(f"sampling replay {self.name}"):
             answer = scripts.SAMPLE(self._client, [self._meta], _msgpack(numbers), before, after)
+        return self._sampled_rows(answer)
+
+    def begin_sample(self, numbers: Numbers, before: int = 0, after: int = 1) -> Asking:
+        """Ask as `sample` does, and let the answer be fetched later."""
+        flight = self._begin(scripts.SAMPLE, _msgpack(numbers), before, after)
+        return Asking(flight, self._sampled_rows, lambda: self.sample(numbers, before, after))
+
+    def _begin(self, script: scripts.Script, *args: scripts.Argument) -> Flight | None:
+        try:
+            return Flight(self._client, script, [self._meta], *args)
+        except redis.RedisError:
+            return None
+
+    def _sampled_rows(self, answer: Any) -> Sampled:
         head, missing, data = self._there(answer)
         return Sampled(head, data, np.array(missing, dtype=np.int64))
 

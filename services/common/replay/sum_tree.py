@@ -30,68 +30,76 @@ def compiled(function: F) -> F:
 class SumTree:
     """Values of `capacity` slots, all 0 at first. Not for several threads.
 
-    sums, minima: (2 · leaves,) of the leaves below; node n stands on 2n and 2n + 1, the root
-        is 1.
+    nodes: (2 · leaves, 2) sum and minimum of the leaves below, side by side, for they are
+        changed together; node n stands on 2n and 2n + 1, the root is 1.
     """
 
     def __init__(self, capacity: int) -> None:
         self._leaves = 1 << max(1, (capacity - 1).bit_length())
-        self.sums: Doubles = np.empty(2 * self._leaves)
-        self.minima: Doubles = np.empty(2 * self._leaves)
+        self.nodes: Doubles = np.empty((2 * self._leaves, 2))
         self.clear()
 
     def clear(self) -> None:
         """Set every value to 0."""
-        self.sums.fill(0)
-        self.minima.fill(np.inf)
+        self.nodes[:] = 0, np.inf
 
     @property
     def total(self) -> float:
         """The sum of all values."""
-        return float(self.sums[1])
+        return float(self.nodes[1, 0])
 
     @property
     def minimum(self) -> float:
         """The least value that is not 0; infinity when all are."""
-        return float(self.minima[1])
+        return float(self.nodes[1, 1])
 
     @property
     def values(self) -> Doubles:
         """The leaves, (capacity or more,)."""
-        return self.sums[self._leaves :]
+        return self.nodes[self._leaves :, 0]
 
     def set(self, slots: Index, values: Doubles) -> None:
         """Set values, none negative; of a slot given twice the last one holds."""
-        put(self.sums, self.minima, slots + self._leaves, values)
+        put(self.nodes, slots + self._leaves, values)
 
     def find(self, masses: Doubles) -> tuple[Index, Doubles]:
         """The slots at which the running sum passes each mass in [0, total), and their values."""
-        return _find(self.sums, masses)
+        return _find(self.nodes, masses.copy())
+
+    def draw(
+        self, masses: Doubles, newest: int, capacity: int, minimum: float, beta: float
+    ) -> tuple[Index, npt.NDArray[np.float32]]:
+        """The rows that `find` finds, by their numbers, and their weights (minimum / value)^β.
+
+        Args:
+            masses: overwritten.
+            newest: the number of the newest row of a ring of so many slots.
+        """
+        return _draw(self.nodes, masses, newest, capacity, minimum, beta)
 
 
 @compiled
-def put(sums: Doubles, minima: Doubles, nodes: Index, values: Doubles) -> None:
+def put(tree: Doubles, nodes: Index, values: Doubles) -> None:
     """Set leaves, by their nodes (leaves + slot), and what stands on them; overwrites `nodes`."""
     for i in range(len(nodes)):
-        sums[nodes[i]] = values[i]
-        minima[nodes[i]] = values[i] if values[i] > 0 else np.inf
-    level = len(sums) // 2
+        tree[nodes[i], 0] = values[i]
+        tree[nodes[i], 1] = values[i] if values[i] > 0 else np.inf
+    level = len(tree) // 2
     while level > 1:  # all of them a level at a time, so that their loads overlap
         before = 0
         for i in range(len(nodes)):
             node = nodes[i] // 2
             nodes[i] = node
             if node != before:
-                sums[node] = sums[2 * node] + sums[2 * node + 1]
-                minima[node] = min(minima[2 * node], minima[2 * node + 1])
+                tree[node, 0] = tree[2 * node, 0] + tree[2 * node + 1, 0]
+                tree[node, 1] = min(tree[2 * node, 1], tree[2 * node + 1, 1])
             before = node
         level //= 2
 
 
 @compiled
 def prioritise(
-    sums: Doubles,
-    minima: Doubles,
+    tree: Doubles,
     priorities: npt.NDArray[np.float32],
     dirty: npt.NDArray[np.bool_],
     block: int,
@@ -114,13 +122,17 @@ def prioritise(
         oldest, head: bounds of the row numbers that are there.
 
     Returns:
-        the greatest priority given; 0 when there was none.
+        the greatest priority given; 0 when there was none; NaN, and nothing is changed, when
+        one is not finite.
     """
-    leaves, greatest, count = len(sums) // 2, 0.0, 0
+    leaves, greatest, count = len(tree) // 2, 0.0, 0
+    for i in range(len(given)):
+        if not np.isfinite(given[i]):
+            return np.nan
     nodes, values = np.empty(len(index), np.int64), np.empty(len(index))
     for i in range(len(index)):
         slot = index[i] % len(priorities)
-        if index[i] < oldest or index[i] >= head or sums[leaves + slot] == 0:
+        if index[i] < oldest or index[i] >= head or tree[leaves + slot, 0] == 0:
             continue
         priority = abs(given[i]) + epsilon
         greatest = max(greatest, priority)
@@ -128,21 +140,37 @@ def prioritise(
         dirty[slot // block] = True
         nodes[count], values[count] = leaves + slot, priority**alpha
         count += 1
-    put(sums, minima, nodes[:count], values[:count])
+    put(tree, nodes[:count], values[:count])
     return greatest
 
 
 @compiled
-def _find(sums: Doubles, masses: Doubles) -> tuple[Index, Doubles]:
-    leaves = len(sums) // 2
-    nodes, left_over = np.ones(len(masses), np.int64), masses.copy()
+def _find(tree: Doubles, masses: Doubles) -> tuple[Index, Doubles]:
+    """Overwrites `masses`."""
+    leaves = len(tree) // 2
+    nodes, values = np.ones(len(masses), np.int64), np.empty(len(masses))
     level = 1
     while level < leaves:
         for i in range(len(masses)):
-            left, right = sums[2 * nodes[i]], sums[2 * nodes[i] + 1]
+            left, right = tree[2 * nodes[i], 0], tree[2 * nodes[i] + 1, 0]
             # A mass rounded up to the total must not lead to where there is nothing.
-            goes_right = (left_over[i] >= left) & (right > 0)
-            left_over[i] -= left * goes_right
+            goes_right = (masses[i] >= left) & (right > 0)
+            masses[i] -= left * goes_right
             nodes[i] = 2 * nodes[i] + goes_right
         level *= 2
-    return nodes - leaves, sums[nodes]
+    for i in range(len(masses)):
+        values[i] = tree[nodes[i], 0]
+        nodes[i] -= leaves
+    return nodes, values
+
+
+@compiled
+def _draw(
+    tree: Doubles, masses: Doubles, newest: int, capacity: int, minimum: float, beta: float
+) -> tuple[Index, npt.NDArray[np.float32]]:
+    numbers, values = _find(tree, masses)
+    weights = np.empty(len(numbers), np.float32)
+    for i in range(len(numbers)):
+        numbers[i] = newest - (newest - numbers[i]) % capacity
+        weights[i] = (minimum / values[i]) ** beta
+    return numbers, weights

@@ -107,7 +107,7 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
         case PPORun():
             return _train_ppo(config, folder, session, resources, generator)
         case RLHFRun():
-            return fine_tune(config, folder, session, resources, attempt, generator)
+            return fine_tune(config, folder, session, resources, generator)
 
 
 def _train_dqn(
@@ -178,7 +178,7 @@ def _train_ppo(
         checkpoints=_checkpoints(folder, config),
         generator=generator,
     )
-    return OnPolicyRun(config, spec, learner, parts).run()
+    return OnPolicyRun(config, config.ppo, spec, learner, parts).run()
 
 
 def _train_table(
