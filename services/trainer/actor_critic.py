@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from services.common.spec import Distribution, PolicySpec
-from services.trainer.config import ActorCriticNetworkConfig
+from services.trainer.config import ActorCriticNetworkConfig, NetworkConfig
 from services.trainer.heads import head_of
-from services.trainer.networks import OneHot, Rescale
+from services.trainer.networks import LeashedQNetwork, OneHot, Rescale, trunk
 from services.trainer.normalising import Normaliser
 from services.trainer.stacked import StackedMLP
 
@@ -145,7 +145,11 @@ class ActorCritic(nn.Module):
         actor, critic = self.hidden(self.prepare(observations.float())).unbind()  # (B, hidden)
         return self._parameters_of(actor), self.critic_head(critic).squeeze(-1)
 
-    def policy(self) -> Policy:
+    def observe(self, observations: Tensor) -> None:
+        """Have observations shift what others are normalised by; see Prepare."""
+        self.prepare.observe(observations)
+
+    def policy(self) -> nn.Module:
         """The actor alone, with its weights now."""
         body = self.hidden.alone(ACTOR)
         return copy.deepcopy(Policy(self.prepare, body, self.actor_head, self.log_std))
@@ -163,6 +167,42 @@ class ActorCritic(nn.Module):
     def _parameters_of(self, features: Tensor) -> Tensor:
         means: Tensor = self.actor_head(features)
         return means if self.log_std is None else with_deviations(means, self.log_std)
+
+
+class LeashedActorCritic(nn.Module):
+    """A leashed policy that learns from advantages, and a critic that judges its states.
+
+    Args:
+        actor: whose values, at temperature 1, are the logits.
+        config: of the critic.
+    """
+
+    def __init__(self, actor: LeashedQNetwork, spec: PolicySpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.spec, self.actor = spec, actor
+        self.critic_trunk = trunk(spec, config)
+        self.critic_head = nn.Linear(config.hidden[-1], 1)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, *observation) → the logits (B, actions), values (B,)"""
+        return self.parameters_of(observations), self.value(observations)
+
+    def policy(self) -> nn.Module:
+        """The actor alone."""
+        return self.actor
+
+    def parameters_of(self, observations: Tensor) -> Tensor:
+        """The logits: (B, *observation) → (B, actions)"""
+        logits: Tensor = self.actor(observations)
+        return logits
+
+    def value(self, observations: Tensor) -> Tensor:
+        """(B, *observation) → (B,)"""
+        values: Tensor = self.critic_head(self.critic_trunk(observations.float()))
+        return values.squeeze(-1)
+
+    def observe(self, observations: Tensor) -> None:
+        """Nothing is normalised by what was seen."""
 
 
 def with_deviations(means: Tensor, log_std: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from services.common.action_space import Box
 from services.common.errors import ModelRejected
 from services.common.spec import PolicySpec
+from services.trainer.action_masks import MASK, OBSERVATION
 from services.trainer.heads import head_of
+from services.trainer.losses import FORBIDDEN, only_allowed
 
 BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
@@ -36,6 +38,14 @@ class _WithGreedyAction(nn.Module):
 
     def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
         parameters = self.network(observation)  # (B, P)
+        return *self.head.outputs(parameters), self.head.greedy(parameters)
+
+
+class _WithMask(_WithGreedyAction):
+    """The same of what a mask allows."""
+
+    def forward(self, observation: Tensor, action_mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        parameters = only_allowed(self.network(observation), action_mask)  # (B, A)
         return *self.head.outputs(parameters), self.head.greedy(parameters)
 
 
@@ -60,7 +70,8 @@ class Exporter:
         Raises:
             ModelRejected: when ONNX Runtime's answers differ from torch's.
         """
-        module = _WithGreedyAction(network, self._spec).eval()
+        kind = _WithMask if self._spec.masked else _WithGreedyAction
+        module = kind(network, self._spec).eval()
         weights = {n: t.cpu().numpy() for n, t in module.state_dict().items()}
         model = self._traced and _with_weights(self._traced, weights)
         if model is None:
@@ -74,16 +85,17 @@ class Exporter:
 
 def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) -> bytes:
     device = next(module.parameters()).device
-    sample = torch.as_tensor(observations[:2], device=device)
+    sample = _inputs(spec, observations[:2])
+    batch = torch.export.Dim("batch", min=1)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             module,
-            (sample,),
+            tuple(torch.as_tensor(array, device=device) for array in sample.values()),
             str(path),
-            input_names=["observation"],
+            input_names=list(sample),
             output_names=[*spec.outputs, "action"],
-            dynamic_shapes={"observation": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes={name: {0: batch} for name in sample},
             external_data=False,
             dynamo=True,
             verbose=False,
@@ -132,13 +144,16 @@ def check_parity(
     device = next(module.parameters()).device
     for size in BATCHES:
         batch = np.resize(_with_extremes(observations), (size, *spec.observation.shape))
-        ours = session.run(None, {"observation": batch})
+        inputs = _inputs(spec, batch)
+        ours = session.run(None, inputs)
         with torch.no_grad():
-            theirs = [
-                output.cpu().numpy() for output in module(torch.as_tensor(batch, device=device))
-            ]
+            tensors = [torch.as_tensor(array, device=device) for array in inputs.values()]
+            theirs = [output.cpu().numpy() for output in module(*tensors)]
+        best = _is_best(ours, spec)
+        if spec.masked:  # beside what stands for forbidden actions all else is small
+            ours, theirs = (_allowed_apart(outputs, inputs[MASK]) for outputs in (ours, theirs))
         difference = float(np.max([*map(_difference, ours, theirs)]))  # NaN if one is
-        if not difference <= TOLERANCE or not _is_best(ours, spec):
+        if not difference <= TOLERANCE or not best:
             raise ModelRejected(
                 f"the exported model differs from the network by {difference:.2g} "
                 f"(relative) on a batch of {size}, expected at most {TOLERANCE:.0e}"
@@ -161,6 +176,22 @@ def _is_best(outputs: list[npt.NDArray[Any]], spec: PolicySpec) -> bool:
     parts = np.split(outputs[0], spec.action.starts[1:], axis=1)
     best = np.stack([part.argmax(axis=1) for part in parts], axis=1)
     return np.array_equal(best.reshape(outputs[1].shape), outputs[1])
+
+
+def _allowed_apart(
+    outputs: list[npt.NDArray[Any]], masks: npt.NDArray[np.bool_]
+) -> list[npt.NDArray[Any]]:
+    parameters, actions = outputs
+    return [np.where(masks, parameters, parameters / -FORBIDDEN), actions]
+
+
+def _inputs(spec: PolicySpec, observations: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """What a model is given, by name: observations, and masks that differ and allow something."""
+    if not spec.masked:
+        return {OBSERVATION: observations}
+    masks = np.random.default_rng(0).random((len(observations), spec.actions)) < 0.5
+    masks[np.arange(len(masks)), np.arange(len(masks)) % spec.actions] = True
+    return {OBSERVATION: observations, MASK: masks}
 
 
 def _with_extremes(observations: npt.NDArray[Any]) -> npt.NDArray[Any]:

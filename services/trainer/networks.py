@@ -155,7 +155,8 @@ class LeashedQNetwork(nn.Module):
     """A policy under KL control: q(s, a) = τ·log π₀(a|s) + a correction that is learnt.
 
     π₀ = softmax(q₀ / prior_temperature) is the policy it starts from, and stays as it is. The
-    correction begins at 0, so that it begins by doing what π₀ prefers.
+    correction begins at 0, so that it begins by doing what π₀ prefers. softmax(q / τ) is its own
+    policy: q are soft action values, but for what is the same for all actions of a state.
 
     Args:
         base: q₀; no gradient flows into it.

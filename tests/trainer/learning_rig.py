@@ -11,24 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from services.common.spec import Distribution
 from services.trainer import environments
 from services.trainer.actor_critic import ActorCritic
 from services.trainer.algorithms.a2c import A2CLearner
 from services.trainer.algorithms.actor_critic import ActorCriticLearner
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.pqn import PQNLearner
 from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.checkpoint import CheckpointStore
-from services.trainer.config import A2CRun, DQNRun, PPORun, parse
+from services.trainer.config import A2CRun, DQNRun, PPORun, PQNRun, parse
 from services.trainer.heads import policy_gradient_distribution
 from services.trainer.learning import DrawnBatches
 from services.trainer.networks import QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy
+from services.trainer.runs.execute import values_spec
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.loop import LoopParts
 from services.trainer.runs.on_policy import OnPolicyRun
+from services.trainer.runs.parallel_q import ParallelQRun
 from services.trainer.runs.session import RunSession
 
 CPU = torch.device("cpu")
@@ -47,6 +49,16 @@ DQN: dict[str, Any] = {
     "discount": 0.5,
     "target_update_period": 5,
     "env_steps_per_update": 2,
+    "epsilon": {"start": 1.0, "end": 1.0},
+}
+PQN: dict[str, Any] = {
+    "total_env_steps": 1536,
+    "learning_rate": 0.02,
+    "final_learning_rate": 0.001,
+    "rollout_steps": 16,
+    "minibatch_size": 32,
+    "epochs": 8,
+    "discount": 0.5,
     "epsilon": {"start": 1.0, "end": 1.0},
 }
 PPO: dict[str, Any] = {
@@ -123,10 +135,29 @@ def a2c_config(environment: str, **changes: Any) -> A2CRun:
 
 def make_dqn(config: DQNRun, generator: np.random.Generator | None = None) -> DQNLearner:
     torch.manual_seed(0)
-    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    spec = values_spec(config.environment)
     kind = QuantileLearner if config.network.quantiles else DQNLearner
     generator = generator or np.random.default_rng(0)
     return kind(QNetwork(spec, config.network), config.dqn, CPU, generator)
+
+
+def pqn_config(environment: str, **changes: Any) -> PQNRun:
+    content = {
+        **COMMON,
+        "algorithm": "pqn",
+        "environment": {"id": environment, "num_envs": 8},
+        "network": {"hidden": [32], "layer_norm": True},
+        "pqn": PQN | changes,
+    }
+    config = parse(content, "test")
+    assert isinstance(config, PQNRun)
+    return config
+
+
+def make_pqn(config: PQNRun) -> PQNLearner:
+    torch.manual_seed(0)
+    spec = values_spec(config.environment)
+    return PQNLearner(QNetwork(spec, config.network), config.pqn, CPU)
 
 
 def make_on_policy(config: PPORun | A2CRun) -> ActorCriticLearner:
@@ -166,6 +197,20 @@ def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
     return learner
 
 
+def learn_pqn(config: PQNRun, folder: Path) -> PQNLearner:
+    """Train to the end."""
+    learner = make_pqn(config)
+    with session_in(folder) as session:
+        parts = LoopParts(
+            session=session,
+            judge=Indifferent(),
+            checkpoints=CheckpointStore(folder / "checkpoints"),
+            generator=np.random.default_rng(0),
+        )
+        assert ParallelQRun(config, learner, parts).run()
+    return learner
+
+
 def learn_on_policy(config: PPORun | A2CRun, folder: Path) -> ActorCriticLearner:
     """Train to the end."""
     learner = make_on_policy(config)
@@ -176,5 +221,5 @@ def learn_on_policy(config: PPORun | A2CRun, folder: Path) -> ActorCriticLearner
             checkpoints=CheckpointStore(folder / "checkpoints"),
             generator=np.random.default_rng(0),
         )
-        assert OnPolicyRun(config, learner, parts).run()
+        assert OnPolicyRun(config, config.rates, learner, parts).run()
     return learner

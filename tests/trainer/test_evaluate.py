@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from services.common.action_space import Discrete
 from services.common.errors import InvalidConfig
 from services.common.spec import Distribution
 from services.trainer import environments
-from services.trainer.config import EnvironmentConfig
+from services.trainer.config import EnvironmentConfig, load_preset, preset_names
 from services.trainer.evaluate import evaluate
 
 CARTPOLE = EnvironmentConfig(id="CartPole-v1")
@@ -75,6 +76,13 @@ def test_a_disturbance_makes_a_good_policy_worse() -> None:
     assert evaluate(balance, CARTPOLE, 10, seed=0, disturbance=0.9).summary.mean_return < calm
 
 
+@pytest.mark.parametrize("preset", preset_names())
+def test_each_presets_environment_is_there_and_its_actions_have_names(preset: str) -> None:
+    environment = load_preset(preset).environment
+    space = environments.action_space_of(environment)
+    assert not isinstance(space, Discrete) or len(space.names) == space.n
+
+
 def test_what_a_policy_needs_to_know_of_an_environment() -> None:
     spec = environments.spec_of(CARTPOLE, Distribution.LOGITS)
     assert (spec.environment, spec.actions, spec.action.names) == (
@@ -101,3 +109,28 @@ def test_environments_that_cannot_be_learnt_are_refused(environment: str, messag
 def test_keywords_that_an_environment_does_not_take_are_refused() -> None:
     with pytest.raises(InvalidConfig, match=r"environment\.kwargs"):
         environments.make(EnvironmentConfig(id="ProbeCorridor-v0", kwargs={"colour": "red"}))
+
+
+MASKED = EnvironmentConfig(id="ProbeMask-v0")
+
+
+def tempted(observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Action 1 wherever it is allowed."""
+    return masks[:, 1].astype(np.int64)
+
+
+@pytest.mark.parametrize("disturbance", [0.0, 0.5])
+def test_masks_are_given_to_who_takes_them(disturbance: float) -> None:
+    # The environment does not take what it forbids; half the episodes are paid for action 1.
+    judged = evaluate(tempted, MASKED, 40, 0, disturbance=disturbance, masked=True)
+    assert set(judged.returns.tolist()) == {0, 1}
+    with pytest.raises(ValueError, match="action 1 is forbidden"):
+        evaluate(right, MASKED, 40, 0)
+
+
+def test_who_gives_masks_is_found_out_unless_they_are_not_wanted() -> None:
+    assert environments.gives_masks(MASKED)
+    assert environments.gives_masks(EnvironmentConfig(id="ProbeMaskDict-v0"))
+    assert environments.gives_masks(EnvironmentConfig(id="Taxi-v4"))
+    assert not environments.gives_masks(EnvironmentConfig(id="Taxi-v4", action_masks=False))
+    assert not environments.gives_masks(CARTPOLE)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from services.trainer.actor_critic import ActorCritic
+from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
 from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
 from services.trainer.config import A2CConfig
 from services.trainer.losses import policy_gradient_loss
@@ -17,7 +17,12 @@ FIGURES_PERIOD = 10  # updates; reading figures waits for the device
 class A2CLearner(ActorCriticLearner):
     """Follows the policy gradient of each rollout once."""
 
-    def __init__(self, network: ActorCritic, config: A2CConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: ActorCritic | LeashedActorCritic,
+        config: A2CConfig,
+        device: torch.device,
+    ) -> None:
         super().__init__(network, config, device)
         self._config = config
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from services.trainer.actor_critic import ActorCritic
+from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.config import OnPolicyConfig
 from services.trainer.gradients import clip_norm_
@@ -26,14 +26,14 @@ class RolloutBatch:
     """Steps of a rollout, flattened; B of them.
 
     observation: (B, *shape)
-    parameters: (B, P) of the policy that acted.
     action: (B, …) in the units of the policy's head.
+    log_probability: (B,) of the action when it was chosen.
     advantage, value_target: (B,)
     """
 
     observation: Array
-    parameters: npt.NDArray[np.float32]
     action: Array
+    log_probability: npt.NDArray[np.float32]
     advantage: npt.NDArray[np.float32]
     value_target: npt.NDArray[np.float32]
 
@@ -44,12 +44,17 @@ class RolloutBatch:
 class ActorCriticLearner(ABC):
     """An actor and a critic, improved on one rollout at a time."""
 
-    def __init__(self, network: ActorCritic, config: OnPolicyConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: ActorCritic | LeashedActorCritic,
+        config: OnPolicyConfig,
+        device: torch.device,
+    ) -> None:
         self.actor_critic = network.to(device)
         self.head = head_of(network.spec).to(device)
         self.updates = 0
         self._rates, self._device = config, device
-        self._parameters = list(network.parameters())
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(
             self._parameters, lr=config.learning_rate, eps=1e-5, fused=True
         )
@@ -71,7 +76,7 @@ class ActorCriticLearner(ABC):
 
     def observe(self, observations: Array) -> None:
         """Have observations (n, *shape) shift what others are normalised by, where they are."""
-        self.actor_critic.prepare.observe(self._tensor(observations).float())
+        self.actor_critic.observe(self._tensor(observations).float())
 
     def parameters(self, observations: Array) -> npt.NDArray[np.float32]:
         """The policy's parameters: (B, *shape) → (B, P)"""
@@ -80,6 +85,13 @@ class ActorCriticLearner(ABC):
                 self.actor_critic.parameters_of(self._tensor(observations)).cpu().numpy()
             )
         return parameters
+
+    def log_probabilities(self, parameters: Array, actions: Array) -> npt.NDArray[np.float32]:
+        """Of actions in the head's units: (B, P), (B, …) → (B,)"""
+        with torch.inference_mode():
+            chances = self.head.log_probability(self._tensor(parameters), self._tensor(actions))
+            rows: npt.NDArray[np.float32] = chances.cpu().numpy()
+        return rows
 
     def values(self, observations: Array) -> npt.NDArray[np.float32]:
         """(B, *shape) → (B,)"""

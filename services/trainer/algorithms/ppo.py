@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.trainer.actor_critic import ActorCritic
+from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
 from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
 from services.trainer.config import PPOConfig
 from services.trainer.losses import clipped_policy_loss
@@ -18,19 +18,22 @@ Tensors = tuple[Tensor, ...]
 class PPOLearner(ActorCriticLearner):
     """Several epochs of minibatches over each rollout, with a clipped probability ratio."""
 
-    def __init__(self, network: ActorCritic, config: PPOConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: ActorCritic | LeashedActorCritic,
+        config: PPOConfig,
+        device: torch.device,
+    ) -> None:
         super().__init__(network, config, device)
         self._config = config
 
     def update(self, batch: RolloutBatch, generator: np.random.Generator) -> dict[str, float]:
         """See ActorCriticLearner."""
-        config, actions = self._config, self._tensor(batch.action)
-        with torch.no_grad():
-            acted = self.head.log_probability(self._tensor(batch.parameters), actions)
+        config = self._config
         tensors: Tensors = (
             self._tensor(batch.observation),
-            actions,
-            acted,
+            self._tensor(batch.action),
+            self._tensor(batch.log_probability),
             self._tensor(batch.advantage),
             self._tensor(batch.value_target),
         )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from services.common.replay import Prioritized, Relabeler, Sampling, Uniform
+from services.common.replay import Prioritized, Sampling, Uniform
 from services.trainer.collector import Choice
-from services.trainer.config import DQNRun, PriorityConfig, RLHFRun
+from services.trainer.config import DQNRun, PriorityConfig
 from services.trainer.exploration import EpsilonGreedy
 from services.trainer.learning import Learning, Moment
 from services.trainer.runs.replay_loop import ReplayLoop, ReplayParts, run_loop
@@ -23,15 +23,14 @@ class Parts(ReplayParts):
     """What an off-policy run is put together from."""
 
     learning: Learning
-    relabel: Relabeler | None = field(default=None)
 
 
 class OffPolicyRun(ReplayLoop):
-    """One run of DQN and its family, or of fine-tuning."""
+    """One run of DQN and its family."""
 
-    def __init__(self, config: DQNRun | RLHFRun, parts: Parts) -> None:
+    def __init__(self, config: DQNRun, parts: Parts) -> None:
         self._config, self._learning = config, parts.learning
-        self._rates = config.dqn if isinstance(config, DQNRun) else config.tuning
+        self._rates = config.dqn
         super().__init__(
             config,
             config.replay,
@@ -55,7 +54,7 @@ class OffPolicyRun(ReplayLoop):
     def act(self, observations: npt.NDArray[Any]) -> Choice:
         """See ReplayLoop."""
         values = self._learning.learner.exploring_values(observations)
-        return self._explorer.choose(values, self._epsilons())
+        return self._explorer.choose(values, self._epsilons(), self._collector.masks)
 
     def learn(self, steps: int) -> dict[str, float]:
         """See ReplayLoop."""
@@ -76,14 +75,12 @@ class OffPolicyRun(ReplayLoop):
             )
 
 
-def run(config: DQNRun | RLHFRun, parts: Parts) -> bool:
+def run(config: DQNRun, parts: Parts) -> bool:
     """Train until finished (True) or asked to stop (False); see `run_loop`."""
     return run_loop(lambda: OffPolicyRun(config, parts), parts.session)
 
 
-def _sampling(config: DQNRun | RLHFRun, parts: Parts) -> Sampling:
-    if isinstance(config, RLHFRun):
-        return Sampling(parts.generator, discount=config.tuning.discount, relabel=parts.relabel)
+def _sampling(config: DQNRun, parts: Parts) -> Sampling:
     rates = config.dqn
     sampler = Uniform() if rates.priorities is None else _prioritized(rates.priorities)
     return Sampling(parts.generator, sampler, rates.n_step, rates.discount)

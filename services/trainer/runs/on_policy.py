@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from services.trainer import environments
 from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
-from services.trainer.config import A2CRun, PPORun
+from services.trainer.config import OnPolicyConfig, TrainingConfig
 from services.trainer.divergence import check_finite
 from services.trainer.normalising import RewardScaler
 from services.trainer.returns import generalised_advantages
@@ -26,21 +26,40 @@ class Rollout:
 
     last_observation: npt.NDArray[Any]  # (B, *shape) after the last step
     observation: npt.NDArray[Any]  # (T, B, *shape)
-    parameters: npt.NDArray[np.float32]  # (T, B, P) of the policy
     action: npt.NDArray[Any]  # (T, B, …) in the units of the policy's head
-    reward: npt.NDArray[np.float32]  # (T, B), as all that follow
+    log_probability: npt.NDArray[np.float32]  # (T, B), as all that follow
+    reward: npt.NDArray[np.float32]
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
     live: npt.NDArray[np.bool_]
 
 
+class Shaping(Protocol):
+    """Puts other rewards in the place of the environment's."""
+
+    def rewards(self, rollout: Rollout) -> npt.NDArray[np.float32]:
+        """(T, B)"""
+        ...
+
+
 class OnPolicyRun(TrainingLoop):
-    """One run of PPO or A2C."""
+    """One run of PPO or A2C.
+
+    Args:
+        config: of the run, of which `rates` says how it learns.
+        shaping: of the rewards to learn from; None: the environment's.
+    """
 
     def __init__(
-        self, config: PPORun | A2CRun, learner: ActorCriticLearner, parts: LoopParts
+        self,
+        config: TrainingConfig,
+        rates: OnPolicyConfig,
+        learner: ActorCriticLearner,
+        parts: LoopParts,
+        shaping: Shaping | None = None,
     ) -> None:
-        self._rates, self._learner, self._parts = config.rates, learner, parts
+        self._rates, self._learner, self._parts = rates, learner, parts
+        self._shaping = shaping
         self._scaler = None
         if self._rates.normalise_rewards:
             self._scaler = RewardScaler(config.environment.num_envs, self._rates.discount)
@@ -85,11 +104,13 @@ class OnPolicyRun(TrainingLoop):
             self.env_steps += int(live.sum())
             self._episodes.add(self.env_steps, live, rewards, over)
             self._ended = live & over
-            kept = observations, parameters, actions, rewards, live & terminated, live & truncated
-            taken.append((*kept, live))
-        columns = [np.stack(column) for column in zip(*taken, strict=True)]
-        columns[3] = columns[3].astype(np.float32)
-        return Rollout(self._observations, *columns)
+            ends = live & terminated, live & truncated
+            taken.append((observations, parameters, actions, rewards, *ends, live))
+        columns = (np.stack(column) for column in zip(*taken, strict=True))
+        seen, given, chosen, paid, *rest = columns
+        chances = learner.log_probabilities(*(a.reshape(-1, *a.shape[2:]) for a in (given, chosen)))
+        chances = chances.reshape(paid.shape)
+        return Rollout(self._observations, seen, chosen, chances, paid.astype(np.float32), *rest)
 
     def _batch(self, rollout: Rollout) -> RolloutBatch:
         rates, shape, live = self._rates, rollout.reward.shape, rollout.live
@@ -99,7 +120,7 @@ class OnPolicyRun(TrainingLoop):
         seen = np.concatenate([rollout.observation, rollout.last_observation[None]])
         flat = seen.reshape(-1, *rollout.observation.shape[2:])
         values = self._learner.values(flat).reshape(shape[0] + 1, shape[1])
-        rewards = rollout.reward
+        rewards = rollout.reward if self._shaping is None else self._shaping.rewards(rollout)
         if self._scaler is not None:
             rewards = self._scaler.scale(rewards, ended, live)
         advantages = generalised_advantages(
@@ -113,8 +134,8 @@ class OnPolicyRun(TrainingLoop):
         )
         return RolloutBatch(
             observation=rollout.observation[live],
-            parameters=rollout.parameters[live],
             action=rollout.action[live],
+            log_probability=rollout.log_probability[live],
             advantage=advantages[live],
             value_target=(advantages + values[:-1])[live],
         )

@@ -17,6 +17,7 @@ from services.common.replay import MirrorReplay, ReplaySchema, ReplayStore, Samp
 from services.common.replay.schema import Field
 from services.common.spec import PolicySpec
 from services.trainer import environments
+from services.trainer.action_masks import MASK
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import ReplayConfig, TrainingConfig
@@ -157,8 +158,12 @@ def _first_episode(parts: ReplayParts) -> int:
 def _open(config: ReplayConfig, sampling: Sampling, parts: ReplayParts) -> MirrorReplay:
     observation, action = parts.spec.observation, parts.spec.action
     dtype = "int32" if action.dtype == "int64" else action.dtype
+    masks = (Field(MASK, "bool", (action.choices,)),) if parts.spec.masked else ()
     schema = ReplaySchema.transitions(
-        observation.shape, observation.dtype, action=Field("action", dtype, action.shape)
+        observation.shape,
+        observation.dtype,
+        extras=masks,
+        action=Field("action", dtype, action.shape),
     )
     name = config.name or parts.run_id
     return MirrorReplay(ReplayStore(parts.resources.redis, name, schema, config.capacity), sampling)
