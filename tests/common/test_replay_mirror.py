@@ -237,6 +237,7 @@ def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path
         copy.append(make_rows(1, range(5, 9)))
         copy.sync()
         assert steps_of(copy) == list(range(9))
+        late = copy.sample(200).index
         valkey.kill()
         with log.open("r+b") as file:
             file.truncate(length)
@@ -249,6 +250,12 @@ def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path
         copy.sync()
         assert steps_of(copy) == [0, 1, 2, 3, 4, 20, 21, 22, 5, 6, 7, 8, 9]
         assert copy._prioritized.trees[0].total == pytest.approx(13)
+        copy.update_priorities(late, np.full(200, 5.0))  # numbers that others have now
+        assert copy._prioritized.trees[0].total == pytest.approx(13)
+        batch = copy.sample(200)
+        copy.update_priorities(batch.index, np.ones(200))
+        copy.update_priorities(batch.index[batch.rows["step"] == 21][:1], np.array([5.0]))
+        assert copy._prioritized.trees[0].total == pytest.approx(12 + 5**0.6, rel=1e-5)
         assert copy.newest(100).successor.tolist() == [1, 2, 3, 4, 8, 6, 7, -1, 9, 10, 11, 12, -1]
 
 

@@ -109,6 +109,12 @@ def test_new_rows_have_the_greatest_priority_given_and_beta_can_be_raised() -> N
     np.testing.assert_allclose(np.unique(replay.sample(100).weights), [1 / 7, 1], rtol=1e-5)
 
 
+def test_as_many_priorities_as_rows_are_wanted() -> None:
+    replay = filled([make_rows(1, range(5))], sampler=Prioritized())
+    with pytest.raises(InvalidInput, match="1 priorities were given for 2 rows"):
+        replay.update_priorities(np.array([0, 1]), np.array([1.0]))
+
+
 def test_priorities_that_are_no_numbers_are_refused() -> None:
     replay = filled([make_rows(1, range(4))], sampler=Prioritized())
     with pytest.raises(InvalidInput, match="not a finite number"):
