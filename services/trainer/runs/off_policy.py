@@ -16,7 +16,6 @@ from services.common.replay import (
     MirrorReplay,
     Prioritized,
     Relabeler,
-    ReplaySchema,
     ReplayStore,
     Sampling,
     Uniform,
@@ -31,6 +30,7 @@ from services.trainer.divergence import check_finite
 from services.trainer.exploration import EpsilonGreedy
 from services.trainer.learning import Learning, Moment
 from services.trainer.resources import Resources
+from services.trainer.runs.frames import check_stacks, replay_schema
 from services.trainer.runs.loop import Judge, LoopParts, TrainingLoop
 from services.trainer.runs.session import RunSession
 from services.trainer.schedules import epsilons, linear
@@ -71,6 +71,7 @@ class OffPolicyRun(TrainingLoop):
             seed=environments.seed_from(parts.generator),
             first_episode=_first_episode(parts),
         )
+        check_stacks(self._collector.observations, config.replay.frame_stack)
 
     def state(self) -> dict[str, Any]:
         """See TrainingLoop."""
@@ -171,8 +172,7 @@ def _first_episode(parts: Parts) -> int:
 
 
 def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> MirrorReplay:
-    observation = parts.spec.observation
-    schema = ReplaySchema.transitions(observation.shape, observation.dtype)
+    schema = replay_schema(parts.spec.observation, config.replay.frame_stack)
     name = config.replay.name or parts.run_id
     store = ReplayStore(parts.resources.redis, name, schema, config.replay.capacity)
     if isinstance(config, DQNRun):
