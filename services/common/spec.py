@@ -92,7 +92,10 @@ class ObservationSpace(BaseModel):
 
 
 class PolicySpec(BaseModel):
-    """Spaces of a policy, the meaning of its output, and the environment it is for."""
+    """Spaces of a policy, the meaning of its output, and the environment it is for.
+
+    masked: the environment allows some actions in some states only, and the model takes a mask.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -100,6 +103,7 @@ class PolicySpec(BaseModel):
     observation: ObservationSpace
     action: ActionSpace
     distribution: Distribution
+    masked: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +123,8 @@ class PolicySpec(BaseModel):
         squashed = self.distribution == Distribution.TANH_GAUSSIAN
         if squashed and isinstance(space, Box) and not space.bounded.all():
             raise ValueError(f"tanh_gaussian needs bounds on every element, not {space}")
+        if self.masked and not self.actions:
+            raise ValueError(f"an action mask means nothing for actions in {space}")
         return self
 
     @property

@@ -124,6 +124,7 @@ def encode_spec(spec: PolicySpec) -> policy_pb2.PolicySpec:
         action=_encode_action_space(spec.action),
         distribution=_DISTRIBUTIONS[spec.distribution],
         environment=spec.environment,
+        masked=spec.masked,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from services.common.replay.fragments import FragmentBuilder
 from services.common.replay.schema import ReplaySchema, Rows
+from services.trainer.action_masks import MASK, Masks, masks_of
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +41,7 @@ class Collector:
 
     Args:
         envs: in NEXT_STEP autoreset mode.
-        schema: of the rows to make.
+        schema: of the rows to make; with a field "action_mask", masks are recorded.
         seed: of the environments.
         first_episode: id of the first episode; ids count up from it.
     """
@@ -55,7 +56,9 @@ class Collector:
         self._envs, self._schema = envs, schema
         count = envs.num_envs
         self._builder = FragmentBuilder(schema, count)
-        self.observations: Array = envs.reset(seed=seed)[0]
+        self.observations, infos = envs.reset(seed=seed)
+        self._actions = next((f.shape[0] for f in schema.extras if f.name == MASK), 0)
+        self.masks = self._masks(infos)
         self._ended = np.zeros(count, dtype=bool)
         self._steps = np.zeros(count, dtype=np.int64)
         self._returns = np.zeros(count)
@@ -79,11 +82,14 @@ class Collector:
             none), and the episodes that ended.
         """
         choice = act(self.observations)
-        following, rewards, terminated, truncated, _ = self._envs.step(choice.actions)
+        following, rewards, terminated, truncated, infos = self._envs.step(choice.actions)
+        masks = self._masks(infos)
         live = ~self._ended
         rows, reached = self._schema.empty(len(live)), self._schema.empty(len(live))
         self._schema.set_observation(rows, self.observations)
         self._schema.set_observation(reached, following)
+        if masks is not None:
+            rows[MASK], reached[MASK] = self.masks, masks
         rows["action"] = choice.actions
         rows["reward"] = rewards
         rows["terminated"], rows["truncated"] = terminated, truncated
@@ -99,8 +105,14 @@ class Collector:
         ]
         self._begin_episodes(np.flatnonzero(ended))
         self._ended = ended
-        self.observations = following
+        self.observations, self.masks = following, masks
         return int(live.sum()), episodes
+
+    def _masks(self, infos: Mapping[str, Any]) -> Masks | None:
+        """(N, A) which actions are allowed now; None where nothing is forbidden ever."""
+        if not self._actions:
+            return None
+        return masks_of(infos, self._envs.num_envs, self._actions)
 
     def _begin_episodes(self, which: npt.NDArray[np.intp]) -> None:
         self._returns[which] = 0

@@ -31,6 +31,9 @@ class EnvironmentConfig(Strict):
     id: Annotated[str, Field(description="Gymnasium id, such as CartPole-v1.")]
     num_envs: Positive = 8
     kwargs: dict[str, Any] = {}
+    action_masks: Annotated[
+        bool, Field(description="Obey masks, where the environment gives some and DQN acts.")
+    ] = True
 
 
 class NetworkConfig(Strict):
@@ -200,22 +203,21 @@ class DQNConfig(Strict):
         return self
 
 
-class FineTuningConfig(Strict):
-    """Soft Q-learning with λ-returns over the newest rows; see `algorithms.soft_lambda`."""
+class PQNConfig(Strict):
+    """Parallel Q-learning (Gallici et al. 2024): Q(λ) on rollouts, no replay and no target."""
 
-    total_env_steps: Positive = 60_000
+    total_env_steps: Positive = 200_000
     learning_rate: PositiveFloat = 1e-3
-    final_learning_rate: PositiveFloat | None = 1e-4
-    batch_size: Positive = 256
-    discount: Annotated[float, Field(ge=0, lt=1)] = 0.985
-    trace: Annotated[Share, Field(description="λ.")] = 0.9
-    horizon: Annotated[Positive, Field(description="Most steps a return looks ahead.")] = 64
-    window_rows: Annotated[Positive, Field(description="Newest rows learnt from.")] = 8192
-    refresh_rows: Annotated[Positive, Field(description="New rows between returns.")] = 1024
-    updates_per_refresh: Positive = 64
-    huber_delta: PositiveFloat = 1.0
+    final_learning_rate: Annotated[
+        PositiveFloat | None, Field(description="Reached in a straight line; unset: no change.")
+    ] = None
+    rollout_steps: Annotated[Positive, Field(description="Per environment.")] = 32
+    epochs: Positive = 4
+    minibatch_size: Positive = 128
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    trace: Annotated[Share, Field(description="λ.")] = 0.65
     max_gradient_norm: PositiveFloat = 10.0
-    reward_scale: PositiveFloat = 10.0
+    reward_scale: PositiveFloat = 1.0
     epsilon: EpsilonConfig = EpsilonConfig()
 
 
@@ -234,6 +236,17 @@ class PPOConfig(Strict):
     value_coefficient: Annotated[float, Field(ge=0)] = 0.5
     entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
     max_gradient_norm: PositiveFloat = 0.5
+
+
+class FineTuningConfig(PPOConfig):
+    """PPO on rewards that people's preferences have gone into."""
+
+    total_env_steps: Positive = 114_688
+    learning_rate: PositiveFloat = 2e-3
+    epochs: Positive = 6
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    gae_lambda: Share = 0.95
+    reward_scale: Annotated[PositiveFloat, Field(description="Divides rewards.")] = 10.0
 
 
 class TabularUpdate(StrEnum):
@@ -306,6 +319,25 @@ class DQNRun(TrainingConfig):
             )
 
 
+class PQNRun(TrainingConfig):
+    """Trains with PQN; rollouts stay in memory."""
+
+    algorithm: Literal["pqn"]
+    network: QNetworkConfig = QNetworkConfig(layer_norm=True)
+    pqn: PQNConfig = PQNConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> PQNRun:
+        if not self.network.layer_norm:
+            raise ValueError(
+                "network.layer_norm must be true: without a target network, it is what keeps "
+                "PQN from diverging"
+            )
+        if self.network.noisy or self.network.quantiles:
+            raise ValueError("PQN learns mean values and explores by ε: no noisy, no quantiles")
+        return self
+
+
 class PPORun(TrainingConfig):
     """Trains with PPO; rollouts stay in memory."""
 
@@ -374,9 +406,9 @@ class RewardConfig(Strict):
 
 
 class LeashConfig(Strict):
-    """KL control towards the deployed policy (Jaques et al. 2017; Fox et al. 2016).
+    """KL control towards the deployed policy (Jaques et al. 2017; Ziegler et al. 2019).
 
-    temperature: weight τ of the leash, in units of reward: r' = r + τ·log π₀(a|s).
+    temperature: weight τ of the leash, in units of reward: r' = r - τ·log(π(a|s) / π₀(a|s)).
     prior_temperature: π₀ = softmax(q₀ / prior_temperature). Unset: the median lead of the
         deployed policy's best action over its second, so that π₀ is neither certain nor blind.
     floor: log π₀ is never below this: no action is ruled out for good.
@@ -396,7 +428,6 @@ class RLHFRun(TrainingConfig):
     ] = NetworkConfig()
     base_alias: Name = "stable"
     publish_alias: Name = "canary"
-    replay: ReplayConfig = ReplayConfig()
     tuning: FineTuningConfig = FineTuningConfig()
     reward: RewardConfig = RewardConfig()
     leash: LeashConfig = LeashConfig()
@@ -405,7 +436,7 @@ class RLHFRun(TrainingConfig):
         Field(description="Of policies met on the way, for the labels to come; 0 segments: none."),
     ] = RecordingConfig()
     environment_reward_weight: Annotated[float, Field(ge=0)] = 1.0
-    learned_reward_weight: Annotated[float, Field(ge=0)] = 3.0
+    learned_reward_weight: Annotated[float, Field(ge=0)] = 6.0
     pessimism: Annotated[
         float, Field(ge=0, description="Standard deviations of the ensemble taken off.")
     ] = 0.0
@@ -414,7 +445,7 @@ class RLHFRun(TrainingConfig):
     ] = 0.0
 
 
-Run = DQNRun | PPORun | TabularRun | SegmentsRun | RLHFRun
+Run = DQNRun | PQNRun | PPORun | TabularRun | SegmentsRun | RLHFRun
 _ANY_RUN: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="algorithm")])
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from services.common.action_space import ActionSpace, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidConfig
 from services.common.spec import Distribution, DTypeName, ObservationSpace, PolicySpec
+from services.trainer.action_masks import MASK, unpacked
 from services.trainer.config import EnvironmentConfig
 
 Array = npt.NDArray[Any]
@@ -44,6 +45,7 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
     if spec.vector_entry_point is None:
         vector_kwargs = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         how = {"vectorization_mode": "sync", "vector_kwargs": vector_kwargs}
+        how["wrappers"] = (unpacked,)
     try:
         envs = gym.make_vec(config.id, count, **how, **config.kwargs)
     except TypeError as error:
@@ -53,8 +55,13 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
     return envs
 
 
-def spec_of(config: EnvironmentConfig, distribution: Distribution) -> PolicySpec:
+def spec_of(
+    config: EnvironmentConfig, distribution: Distribution, *, masked: bool = False
+) -> PolicySpec:
     """The spec of a policy for this environment.
+
+    Args:
+        masked: the policy takes masks; see `gives_masks`.
 
     Raises:
         InvalidConfig: when observations are neither a Box of a known type nor Discrete from 0,
@@ -71,10 +78,21 @@ def spec_of(config: EnvironmentConfig, distribution: Distribution) -> PolicySpec
             observation=observation,
             action=action,
             distribution=distribution,
+            masked=masked,
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise InvalidConfig(f"environment.id: {config.id} acts in {actions}: {reason}") from None
+
+
+def gives_masks(config: EnvironmentConfig) -> bool:
+    """Whether the environment says which actions are allowed, and it shall be obeyed."""
+    if not config.action_masks:
+        return False
+    envs = make(config, num_envs=1)
+    _, infos = envs.reset(seed=0)
+    envs.close()
+    return MASK in infos
 
 
 def action_space_of(config: EnvironmentConfig) -> ActionSpace:

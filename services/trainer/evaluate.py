@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium.spaces import Discrete
+from gymnasium.vector import VectorEnv
 
 from services.common.registry import Evaluation
 from services.trainer import environments
+from services.trainer.action_masks import Masks, masks_of
 from services.trainer.config import EnvironmentConfig
 
 Array = npt.NDArray[Any]
-Greedy = Callable[[Array], Array]
+Greedy = Callable[..., Array]
+"""(B, *shape), and masks (B, actions) if they are given → (B, *action)"""
 StepReward = Callable[[Array, npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
 
@@ -49,6 +53,7 @@ def evaluate(
     seed: int,
     step_reward: StepReward | None = None,
     disturbance: float = 0.0,
+    masked: bool = False,
 ) -> Judged:
     """Play `episodes` episodes, one in each of as many environments.
 
@@ -61,29 +66,47 @@ def evaluate(
         step_reward: an extra reward of observations and actions to average, such as a
             learned one.
         disturbance: share of actions replaced by random ones.
+        masked: `act` takes the masks (episodes, actions) too; what they forbid is not done.
     """
     envs = environments.make(environment, num_envs=episodes)
     envs.action_space.seed(seed)
     generator = np.random.default_rng(seed)
     try:
-        observations = envs.reset(seed=seed)[0]
+        observations, infos = envs.reset(seed=seed)
         returns = np.zeros(episodes)
         live = np.ones(episodes, dtype=bool)
         extra, steps, seen = 0.0, 0, []
         while live.any():
-            actions = act(observations)
+            masks = _masks(envs, infos) if masked else None
+            actions = act(observations) if masks is None else act(observations, masks)
             if disturbance:
                 disturbed = generator.random(episodes) < disturbance
                 disturbed = disturbed.reshape(-1, *(1,) * (actions.ndim - 1))
-                actions = np.where(disturbed, envs.action_space.sample(), actions)
+                actions = np.where(disturbed, _anything(envs, masks, generator), actions)
             if step_reward is not None:
                 extra += float(step_reward(observations[live], actions[live]).sum())
             steps += int(live.sum())
             seen.append(observations[live][:4].copy())
-            observations, rewards, terminated, truncated, _ = envs.step(actions)
+            observations, rewards, terminated, truncated, infos = envs.step(actions)
             returns += np.where(live, rewards, 0)
             live &= ~(terminated | truncated)
     finally:
         envs.close()
     mean = extra / steps if step_reward is not None else float("nan")
     return Judged(returns, mean, np.concatenate(seen))
+
+
+def _masks(envs: VectorEnv[Any, Any, Any], infos: dict[str, Any]) -> Masks:
+    space = envs.single_action_space
+    assert isinstance(space, Discrete)
+    return masks_of(infos, envs.num_envs, int(space.n))
+
+
+def _anything(
+    envs: VectorEnv[Any, Any, Any], masks: Masks | None, generator: np.random.Generator
+) -> Array:
+    """Random actions, of those that are allowed."""
+    if masks is None:
+        return np.asarray(envs.action_space.sample())
+    drawn: Array = np.where(masks, generator.random(masks.shape), -1).argmax(axis=1)
+    return drawn

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.replay import Batch, SequenceBatch
+from services.trainer.action_masks import MASK, Masks
 
 Floats = npt.NDArray[np.float32]
 
@@ -22,6 +23,7 @@ class Experience:
     reward: (B,) Σ γᵏ·rₖ over the steps taken.
     discount: (B,) γ to their number; 0 when the last of them terminated, never for a truncation.
     next_action: (B,) int64 taken in the state reached, -1 where none was; None: not asked for.
+    next_mask: (B, A) which actions the state reached allows; None: all.
     weights: (B,) of the transitions in the loss; None: 1.
     """
 
@@ -31,6 +33,7 @@ class Experience:
     discount: Floats
     next_observation: npt.NDArray[Any]
     next_action: npt.NDArray[np.int64] | None = None
+    next_mask: Masks | None = None
     weights: Floats | None = None
 
 
@@ -42,6 +45,7 @@ def from_transitions(batch: Batch, weighted: bool = False) -> Experience:
         batch.reward,
         batch.discount,
         batch.next_observation,
+        next_mask=batch.next_extras.get(MASK),
         weights=batch.weights if weighted else None,
     )
 
@@ -58,6 +62,7 @@ def from_stretches(batch: SequenceBatch, discount: float, weighted: bool = False
     count = taken.sum(axis=1)  # (B,) at least 1
     last = count - 1
     goes_on = ~batch.terminated[rows, last]
+    masks = batch.next_extras.get(MASK)  # (B, n + 1, A)
     return Experience(
         batch.observation[:, 0],
         batch.action[:, 0],
@@ -65,5 +70,6 @@ def from_stretches(batch: SequenceBatch, discount: float, weighted: bool = False
         powers[count] * goes_on,
         batch.next_observation[rows, last],
         next_action=np.where(batch.mask[:, steps], batch.action[:, steps], -1).astype(np.int64),
+        next_mask=None if masks is None else masks[rows, last],
         weights=batch.weights if weighted else None,
     )

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from services.common.errors import ModelRejected
 from services.common.spec import PolicySpec
+from services.trainer.action_masks import MASK, OBSERVATION
+from services.trainer.losses import FORBIDDEN, only_allowed
 
 BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
@@ -32,6 +34,14 @@ class _WithGreedyAction(nn.Module):
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         parameters = self.network(observation)  # (B, A)
         return parameters, parameters.argmax(dim=1)  # (B,)
+
+
+class _WithMask(_WithGreedyAction):
+    """The same of what a mask allows."""
+
+    def forward(self, observation: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        parameters = only_allowed(self.network(observation), action_mask)  # (B, A)
+        return parameters, parameters.argmax(dim=1)
 
 
 class Exporter:
@@ -55,7 +65,7 @@ class Exporter:
         Raises:
             ModelRejected: when ONNX Runtime's answers differ from torch's.
         """
-        module = _WithGreedyAction(network).eval()
+        module = (_WithMask if self._spec.masked else _WithGreedyAction)(network).eval()
         weights = {n: t.cpu().numpy() for n, t in module.state_dict().items()}
         model = self._traced and _with_weights(self._traced, weights)
         if model is None:
@@ -69,16 +79,17 @@ class Exporter:
 
 def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) -> bytes:
     device = next(module.parameters()).device
-    sample = torch.as_tensor(observations[:2], device=device)
+    sample = _inputs(spec, observations[:2])
+    batch = torch.export.Dim("batch", min=1)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             module,
-            (sample,),
+            tuple(torch.as_tensor(array, device=device) for array in sample.values()),
             str(path),
-            input_names=["observation"],
+            input_names=list(sample),
             output_names=[spec.distribution.value, "action"],
-            dynamic_shapes={"observation": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes={name: {0: batch} for name in sample},
             external_data=False,
             dynamo=True,
             verbose=False,
@@ -127,9 +138,13 @@ def check_parity(
     device = next(module.parameters()).device
     for size in BATCHES:
         batch = np.resize(_with_extremes(observations), (size, *spec.observation.shape))
-        ours, action = session.run(None, {"observation": batch})
+        inputs = _inputs(spec, batch)
+        ours, action = session.run(None, inputs)
         with torch.no_grad():
-            theirs = module(torch.as_tensor(batch, device=device))[0].cpu().numpy()
+            tensors = [torch.as_tensor(array, device=device) for array in inputs.values()]
+            theirs = module(*tensors)[0].cpu().numpy()
+        if spec.masked:  # beside what stands for forbidden actions all else is small
+            ours, theirs = (np.where(inputs[MASK], v, v / -FORBIDDEN) for v in (ours, theirs))
         scale = max(1.0, float(np.abs(theirs).max()))
         difference = float(np.abs(ours - theirs).max()) / scale
         if not difference <= TOLERANCE or (action != ours.argmax(axis=1)).any():
@@ -137,6 +152,15 @@ def check_parity(
                 f"the exported model differs from the network by {difference:.2g} "
                 f"(relative) on a batch of {size}, expected at most {TOLERANCE:.0e}"
             )
+
+
+def _inputs(spec: PolicySpec, observations: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """What a model is given, by name: observations, and masks that differ and allow something."""
+    if not spec.masked:
+        return {OBSERVATION: observations}
+    masks = np.random.default_rng(0).random((len(observations), spec.actions)) < 0.5
+    masks[np.arange(len(masks)), np.arange(len(masks)) % spec.actions] = True
+    return {OBSERVATION: observations, MASK: masks}
 
 
 def _with_extremes(observations: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from services.common.replay import Batch
 from services.common.replay.local import LocalReplay
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.q_learner import QLearner
-from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
-from services.trainer.config import Bootstrap, DQNConfig, FineTuningConfig
+from services.trainer.config import Bootstrap, DQNConfig
 from services.trainer.experience import from_stretches, from_transitions
 from services.trainer.schedules import linear
 
@@ -90,33 +87,3 @@ class DrawnBatches:
     def restore(self, state: dict[str, Any]) -> None:
         """See `Learning`."""
         self._due = state["due"]
-
-
-class NewestWindow:
-    """Many updates on the newest rows, whenever enough new ones have come."""
-
-    def __init__(
-        self,
-        learner: SoftLambdaLearner,
-        config: FineTuningConfig,
-        generator: np.random.Generator,
-    ) -> None:
-        self.learner = learner
-        self._config, self._generator = config, generator
-        self._new = 0
-
-    def take(self, new_rows: int, replay: LocalReplay, moment: Moment) -> dict[str, float]:
-        """See `Learning`."""
-        self._new += new_rows
-        if self._new < self._config.refresh_rows:
-            return {}
-        self._new = 0
-        return self.learner.learn(replay.newest(self._config.window_rows), self._generator)
-
-    def state(self) -> dict[str, Any]:
-        """See `Learning`."""
-        return {"new": self._new}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `Learning`."""
-        self._new = state["new"]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+FORBIDDEN = -1e9
+
 
 def double_q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, selector_q_t: Tensor) -> Tensor:
     """Targets of double Q-learning (van Hasselt et al. 2016, eq. 4).
@@ -44,7 +46,12 @@ def soft_q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, temperature: flo
 
 
 def sarsa_target(
-    r_t: Tensor, discount_t: Tensor, q_t: Tensor, a_t: Tensor, epsilon: float
+    r_t: Tensor,
+    discount_t: Tensor,
+    q_t: Tensor,
+    a_t: Tensor,
+    epsilon: float,
+    mask_t: Tensor | None = None,
 ) -> Tensor:
     """Targets of SARSA (Rummery & Niranjan 1994): the next state is worth what was done in it.
 
@@ -56,23 +63,37 @@ def sarsa_target(
         q_t: (B, A)
         a_t: (B,) int64, the action taken in the next state; -1 where none was.
         epsilon: of the ε-greedy policy.
+        mask_t: (B, A) the actions that are allowed in the next state; None: all.
 
     Returns:
         (B,)
     """
     taken = q_t.gather(1, a_t.clamp_min(0).unsqueeze(1)).squeeze(1)  # (B,)
-    value = torch.where(a_t >= 0, taken, epsilon_greedy_value(q_t, epsilon))
+    value = torch.where(a_t >= 0, taken, epsilon_greedy_value(q_t, epsilon, mask_t))
     return r_t + discount_t * value
 
 
-def expected_sarsa_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, epsilon: float) -> Tensor:
+def expected_sarsa_target(
+    r_t: Tensor, discount_t: Tensor, q_t: Tensor, epsilon: float, mask_t: Tensor | None = None
+) -> Tensor:
     """Targets of Expected SARSA (van Seijen et al. 2009); arguments as for `sarsa_target`."""
-    return r_t + discount_t * epsilon_greedy_value(q_t, epsilon)
+    return r_t + discount_t * epsilon_greedy_value(q_t, epsilon, mask_t)
 
 
-def epsilon_greedy_value(q_t: Tensor, epsilon: float) -> Tensor:
-    """Σ_a π(a|s)·q(s, a) of the ε-greedy policy: (B, A) → (B,)"""
-    return epsilon * q_t.mean(dim=1) + (1 - epsilon) * q_t.amax(dim=1)
+def epsilon_greedy_value(q_t: Tensor, epsilon: float, mask_t: Tensor | None = None) -> Tensor:
+    """Σ_a π(a|s)·q(s, a) of the ε-greedy policy over the actions allowed: (B, A) → (B,)"""
+    if mask_t is None:
+        return epsilon * q_t.mean(dim=1) + (1 - epsilon) * q_t.amax(dim=1)
+    mean = (q_t * mask_t).sum(dim=1) / mask_t.sum(dim=1)
+    return epsilon * mean + (1 - epsilon) * only_allowed(q_t, mask_t).amax(dim=1)
+
+
+def only_allowed(q: Tensor, mask: Tensor | None) -> Tensor:
+    """Values among which no action that is forbidden is the best: (B, A), (B, A) → (B, A)
+
+    Forbidden ones are -1e9, since infinities become NaN when they are multiplied by 0.
+    """
+    return q if mask is None else q.masked_fill(~mask, FORBIDDEN)
 
 
 def error_loss(prediction: Tensor, target: Tensor, delta: float | None) -> Tensor:

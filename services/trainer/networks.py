@@ -156,7 +156,8 @@ class LeashedQNetwork(nn.Module):
     """A policy under KL control: q(s, a) = τ·log π₀(a|s) + a correction that is learnt.
 
     π₀ = softmax(q₀ / prior_temperature) is the policy it starts from, and stays as it is. The
-    correction begins at 0, so that it begins by doing what π₀ prefers.
+    correction begins at 0, so that it begins by doing what π₀ prefers. softmax(q / τ) is its own
+    policy: q are soft action values, but for what is the same for all actions of a state.
 
     Args:
         base: q₀; no gradient flows into it.
@@ -191,6 +192,31 @@ class LeashedQNetwork(nn.Module):
         prior = self.temperature * self.log_prior(observations)
         values: Tensor = prior + self.correction(observations)
         return values
+
+
+class LeashedActorCritic(nn.Module):
+    """A leashed policy that learns from advantages, and a critic that judges its states.
+
+    Args:
+        actor: whose values, at temperature 1, are the logits.
+        config: of the critic.
+    """
+
+    def __init__(self, actor: LeashedQNetwork, spec: PolicySpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.actor = actor
+        self.critic_trunk = trunk(spec, config)
+        self.critic_head = nn.Linear(config.hidden[-1], 1)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(B, *observation) → (B, actions), the logits"""
+        logits: Tensor = self.actor(observations)
+        return logits
+
+    def value(self, observations: Tensor) -> Tensor:
+        """(B, *observation) → (B,)"""
+        values: Tensor = self.critic_head(self.critic_trunk(observations.float()))
+        return values.squeeze(-1)
 
 
 class ActorCritic(nn.Module):

@@ -32,8 +32,15 @@ class PublishedPolicy:
             published.model, options, providers=["CPUExecutionProvider"]
         )
 
-    def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """(B, *shape) → (B,)"""
-        (actions,) = self._session.run(["action"], {"observation": observations})
+    def greedy(
+        self, observations: npt.NDArray[Any], masks: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """(B, *shape), and which actions are allowed, (B, actions), all if not given → (B,)"""
+        inputs = {"observation": observations}
+        spec = self.manifest.spec
+        if spec.masked:
+            everything = np.ones((len(observations), spec.actions), dtype=bool)
+            inputs["action_mask"] = everything if masks is None else masks
+        (actions,) = self._session.run(["action"], inputs)
         chosen: npt.NDArray[np.int64] = actions
         return chosen

@@ -130,7 +130,8 @@ class Publisher:
 
     def _judge(self, act: Greedy, episodes: int, env_steps: int) -> Judged:
         seed = seed_from(self._generator)
-        judged = evaluate(act, self._config.environment, episodes, seed)
+        masked = self._identity.spec.masked
+        judged = evaluate(act, self._config.environment, episodes, seed, masked=masked)
         self._session.evaluated(env_steps, judged.summary)
         return judged
 
@@ -144,6 +145,7 @@ class Publisher:
             settings.confirm_episodes,
             seed_from(self._generator),
             disturbance=settings.disturbance,
+            masked=self._identity.spec.masked,
         )
         # Beyond its goal a policy is not better for a return that is a little higher.
         score = (goal, disturbed.summary.mean_return)

@@ -47,6 +47,40 @@ def lambda_returns(
     return returns
 
 
+def q_lambda_returns(
+    rewards: Floats,
+    next_values: Floats,
+    terminated: Bools,
+    ended: Bools,
+    discount: float,
+    trace: float,
+) -> Floats:
+    """Peng's Q(λ) over a rollout, right through truncation (Gallici et al. 2024, eq. 9).
+
+        G = r + γ·((1 - λ)·max_a Q(s', a) + λ·G')    where the episode goes on
+        G = r + γ·max_a Q(s', a)                     where it or the rollout is cut off there
+        G = r                                        where s' is terminal
+
+    Args:
+        rewards: (T, B)
+        next_values: (T, B) max_a Q(s', a) of the state reached, the last of its own episode at
+            an end.
+        terminated: (T, B) the state reached is terminal, so worth nothing.
+        ended: (T, B) terminated or truncated: no credit flows back across.
+        trace: λ in [0, 1].
+
+    Returns:
+        (T, B)
+    """
+    returns = np.empty_like(rewards)
+    following = next_values[-1]
+    for t in reversed(range(len(rewards))):
+        mixed = np.where(ended[t], next_values[t], (1 - trace) * next_values[t] + trace * following)
+        following = rewards[t] + discount * ~terminated[t] * mixed
+        returns[t] = following
+    return returns
+
+
 def generalised_advantages(
     rewards: Floats,
     values: Floats,

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from services.common.clips import encode
 from services.common.errors import InvalidConfig
+from services.trainer.action_masks import mask_of, unpacked
 from services.trainer.config import EnvironmentConfig, RecordingConfig
 from services.trainer.diversity import by_change_within, spread_out
 from services.trainer.environments import seed_from
@@ -29,17 +30,21 @@ from services.trainer.evaluate import StepReward
 from services.trainer.exploration import EpsilonGreedy
 from tutelage.v1 import feedback_pb2 as pb
 
-Act = Callable[[npt.NDArray[Any]], npt.NDArray[np.int64]]
+Act = Callable[..., npt.NDArray[np.int64]]
 Env = gym.Env[Any, Any]
 DEFAULT_FRAMES_PER_S = 30.0
 
 
 @dataclass(frozen=True)
 class Source:
-    """A policy that acts, (B, *shape) → (B,), and its version; 0 when it is not published."""
+    """A policy that acts, (B, *shape) → (B,), and its version; 0 when it is not published.
+
+    masked: it takes masks too, (B, actions).
+    """
 
     act: Act
     version: int
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def open_environment(environment: EnvironmentConfig) -> Env:
     """
     kwargs = {**environment.kwargs, "render_mode": "rgb_array"}
     try:
-        env: Env = gym.make(environment.id, **kwargs)
+        env: Env = unpacked(gym.make(environment.id, **kwargs))
     except (gym.error.Error, TypeError) as error:  # the latter for keywords it does not take
         raise InvalidConfig(f"environment {environment.id} cannot be shown: {error}") from None
     modes = env.metadata.get("render_modes", [])
@@ -124,8 +129,12 @@ def play(
         seen = np.stack([episode.observation for episode in playing])  # (B, *shape)
         if isinstance(space, gym.spaces.Box):  # the number of a state is read right or not at all
             seen = np.clip(seen + offsets, space.low, space.high).astype(seen.dtype)
-        best = np.eye(actions_n, dtype=np.float32)[source.act(seen)]  # (B, A)
-        chosen = explorer.choose(best, epsilons).actions
+        masks = None
+        if source.masked:
+            masks = np.stack([mask_of(episode.info, actions_n) for episode in playing])  # (B, A)
+        acting = source.act(seen) if masks is None else source.act(seen, masks)
+        best = np.eye(actions_n, dtype=np.float32)[acting]  # (B, A)
+        chosen = explorer.choose(best, epsilons, masks).actions
         for episode, action in zip(playing, chosen, strict=True):
             episode.step(int(action))
     return [episode.played(source.version) for episode in playing]
@@ -136,7 +145,7 @@ class _Playing:
 
     def __init__(self, env: Env, seed: int) -> None:
         self._env, self._seed = env, seed
-        self.observation, _ = env.reset(seed=seed)
+        self.observation, self.info = env.reset(seed=seed)
         self.over = self._terminated = False
         self._steps: list[tuple[Any, int, float]] = []
 
@@ -144,7 +153,7 @@ class _Playing:
         if self.over:
             return
         seen = np.asarray(self.observation, np.float32)
-        self.observation, reward, self._terminated, truncated, _ = self._env.step(action)
+        self.observation, reward, self._terminated, truncated, self.info = self._env.step(action)
         self._steps.append((seen, action, float(reward)))
         self.over = self._terminated or truncated
 

@@ -94,4 +94,9 @@ def load_q_network(
             f"{policy} version {state.version} was made by {manifest.algorithm}; "
             "fine-tuning starts from a policy with Q-values, such as DQN's"
         )
+    if manifest.spec.masked:
+        raise PreconditionFailed(
+            f"{policy} version {state.version} takes action masks, which fine-tuning knows nothing "
+            "of; train one with environment.action_masks false"
+        )
     return load_weights(registry.load_file(manifest, WEIGHTS), manifest), manifest

@@ -114,7 +114,6 @@ class ReplayMachine(RuleBasedStateMachine):
         if possible:
             self._check_transitions(possible)
             self._check_sequences(possible)
-            self._check_window(possible)
             self._check_priorities(possible)
 
     def _reward(self, number: int) -> float:
@@ -156,15 +155,6 @@ class ReplayMachine(RuleBasedStateMachine):
                 np.testing.assert_array_equal(
                     batch.next_observation[i, t], self.oracle.observation(step, later=1)
                 )
-
-    def _check_window(self, possible: list[int]) -> None:
-        newest = possible[-7:]
-        window = self.replay.newest(7)
-        assert window.rows["step"].tolist() == [self.oracle.rows[n]["step"] for n in newest]
-        followers = [self.oracle.following(n) for n in newest]
-        expected = [-1 if n is None else newest.index(n) for n in followers]
-        assert window.successor.tolist() == expected
-        assert window.reward == pytest.approx([self._reward(n) for n in newest])
 
     def _check_priorities(self, possible: list[int]) -> None:
         sampler = self.replay._prioritized

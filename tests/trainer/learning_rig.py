@@ -15,16 +15,19 @@ from services.common.spec import Distribution
 from services.trainer import environments
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.pqn import PQNLearner
 from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.checkpoint import CheckpointStore
-from services.trainer.config import DQNRun, PPORun, parse
+from services.trainer.config import DQNRun, PPORun, PQNRun, parse
 from services.trainer.learning import DrawnBatches
 from services.trainer.networks import ActorCritic, QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy
+from services.trainer.runs.execute import values_spec
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.loop import LoopParts
 from services.trainer.runs.on_policy import OnPolicyRun
+from services.trainer.runs.parallel_q import ParallelQRun
 from services.trainer.runs.session import RunSession
 
 CPU = torch.device("cpu")
@@ -43,6 +46,16 @@ DQN: dict[str, Any] = {
     "discount": 0.5,
     "target_update_period": 5,
     "env_steps_per_update": 2,
+    "epsilon": {"start": 1.0, "end": 1.0},
+}
+PQN: dict[str, Any] = {
+    "total_env_steps": 1536,
+    "learning_rate": 0.02,
+    "final_learning_rate": 0.001,
+    "rollout_steps": 16,
+    "minibatch_size": 32,
+    "epochs": 8,
+    "discount": 0.5,
     "epsilon": {"start": 1.0, "end": 1.0},
 }
 PPO: dict[str, Any] = {
@@ -98,10 +111,29 @@ def ppo_config(environment: str, **changes: Any) -> PPORun:
 
 def make_dqn(config: DQNRun, generator: np.random.Generator | None = None) -> DQNLearner:
     torch.manual_seed(0)
-    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    spec = values_spec(config.environment)
     kind = QuantileLearner if config.network.quantiles else DQNLearner
     generator = generator or np.random.default_rng(0)
     return kind(QNetwork(spec, config.network), config.dqn, CPU, generator)
+
+
+def pqn_config(environment: str, **changes: Any) -> PQNRun:
+    content = {
+        **COMMON,
+        "algorithm": "pqn",
+        "environment": {"id": environment, "num_envs": 8},
+        "network": {"hidden": [32], "layer_norm": True},
+        "pqn": PQN | changes,
+    }
+    config = parse(content, "test")
+    assert isinstance(config, PQNRun)
+    return config
+
+
+def make_pqn(config: PQNRun) -> PQNLearner:
+    torch.manual_seed(0)
+    spec = values_spec(config.environment)
+    return PQNLearner(QNetwork(spec, config.network), config.pqn, CPU)
 
 
 def make_ppo(config: PPORun) -> PPOLearner:
@@ -137,6 +169,20 @@ def learn_dqn(config: DQNRun, resources: Resources, folder: Path) -> DQNLearner:
     return learner
 
 
+def learn_pqn(config: PQNRun, folder: Path) -> PQNLearner:
+    """Train to the end."""
+    learner = make_pqn(config)
+    with session_in(folder) as session:
+        parts = LoopParts(
+            session=session,
+            judge=Indifferent(),
+            checkpoints=CheckpointStore(folder / "checkpoints"),
+            generator=np.random.default_rng(0),
+        )
+        assert ParallelQRun(config, learner, parts).run()
+    return learner
+
+
 def learn_ppo(config: PPORun, folder: Path) -> PPOLearner:
     """Train to the end."""
     learner = make_ppo(config)
@@ -148,5 +194,5 @@ def learn_ppo(config: PPORun, folder: Path) -> PPOLearner:
             generator=np.random.default_rng(0),
         )
         spec = environments.spec_of(config.environment, Distribution.LOGITS)
-        assert OnPolicyRun(config, spec, learner, parts).run()
+        assert OnPolicyRun(config, config.ppo, spec, learner, parts).run()
     return learner

@@ -17,6 +17,13 @@ those whose values follow from the policy that acts
     ProbeChoice-v0       two steps; reward 1 for action 1 at the     V(0) = γ·π(1|1), best γ
                          second
 
+where some actions are forbidden, and taking one is an error
+
+    ProbeMask-v0         observes 1, reward 1 for action 1; half the    Q = 0 at 0, and (0, 1)
+                         episodes come there from 0, and may not        at 1
+                         take it then
+    ProbeMaskDict-v0     the same with the mask in the observation
+
 and, for what surrounds learners,
 
     ProbeCorridor-v0     `length` steps, then terminated; observes the step
@@ -104,6 +111,46 @@ class Choice(Probe):
         return self.seen(), 0.0, False, False, {}
 
 
+class Mask(Probe):
+    """Whether action 1 is forbidden cannot be seen: what it is worth is, by those who may."""
+
+    def first(self) -> float:
+        self.restricted = bool(self.np_random.integers(2))
+        return 0.0 if self.restricted else 1.0
+
+    def mask(self) -> np.ndarray[Any, np.dtype[np.int8]]:
+        return np.array([1, not (self.restricted and self.state)], np.int8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        return super().reset(seed=seed)[0], {"action_mask": self.mask()}
+
+    def step(self, action: Any) -> Step:
+        if not self.mask()[action]:
+            raise ValueError(f"action {action} is forbidden")
+        over, self.state = self.state == 1, 1.0
+        return self.seen(), float(over and action == 1), over, False, {"action_mask": self.mask()}
+
+
+class MaskDict(gym.ObservationWrapper[Any, Any, Any]):
+    def __init__(self) -> None:
+        env = Mask()
+        super().__init__(env)
+        flags = gym.spaces.Box(0, 1, (2,), np.int8)
+        spaces = {"observation": env.observation_space, "action_mask": flags}
+        self.observation_space = gym.spaces.Dict(spaces)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return super().reset(**kwargs)[0], {}
+
+    def step(self, action: Any) -> Any:
+        return *super().step(action)[:4], {}
+
+    def observation(self, observation: Observation) -> dict[str, Any]:
+        return {"observation": observation, "action_mask": self.env.unwrapped.mask()}
+
+
 class Truncation(Probe):
     def step(self, action: Any) -> Step:
         return self.seen(), 1.0, False, True, {}
@@ -135,3 +182,5 @@ PROBES = (Reward, Discount, Action, Credit, Choice, Truncation, Ends, Corridor, 
 for probe in PROBES:
     gym.register(f"Probe{probe.__name__}-v0", probe)
     gym.register(f"Probe{probe.__name__}Continuous-v0", probe, kwargs={"continuous": True})
+gym.register("ProbeMask-v0", Mask)
+gym.register("ProbeMaskDict-v0", MaskDict)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learning_rig import dqn_config, make_dqn, make_ppo, ppo_config
+from learning_rig import dqn_config, make_dqn, make_ppo, make_pqn, ppo_config, pqn_config
 from torch import Tensor
 
 from services.common.errors import DataCorrupted
@@ -16,6 +16,7 @@ from services.common.replay import MemoryReplay, ReplaySchema, Sampling
 from services.common.replay.fragments import assemble
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
+from services.trainer.algorithms.pqn import QRollout
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.divergence import TrainingDiverged
 from services.trainer.experience import Experience, from_transitions
@@ -147,6 +148,32 @@ def test_dqn_goes_on_as_if_it_had_never_stopped(tmp_path: Path, changes: dict[st
 def _perturbed_dqn(learner: DQNLearner) -> DQNLearner:
     learner.update(transitions(np.random.default_rng(9)))
     return learner
+
+
+def q_rollout(generator: np.random.Generator) -> QRollout:
+    ends = generator.random((2, 8, 4)) < 0.1
+    return QRollout(
+        observation=generator.normal(size=(9, 4, 4)).astype(np.float32),
+        action=generator.integers(2, size=(8, 4)),
+        reward=generator.normal(size=(8, 4)).astype(np.float32),
+        terminated=ends[0],
+        truncated=ends[1],
+        live=generator.random((8, 4)) < 0.9,
+    )
+
+
+def test_pqn_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    config, generator = pqn_config("CartPole-v1"), np.random.default_rng(0)
+    learner, resumed = make_pqn(config), make_pqn(config)
+    for _ in range(3):
+        learner.update(q_rollout(generator), np.random.default_rng(1))
+    resumed.update(q_rollout(generator), np.random.default_rng(9))
+    resumed.restore(through(tmp_path, learner.tensors()), learner.updates)
+    batch = q_rollout(generator)
+    for each in (learner, resumed):
+        each.update(batch, np.random.default_rng(2))
+    assert_equal(learner.tensors(), resumed.tensors())
+    assert resumed.updates == learner.updates
 
 
 def rollout(generator: np.random.Generator) -> RolloutBatch:

@@ -9,6 +9,7 @@ from services.common.errors import InvalidConfig
 from services.trainer.config import (
     DQNRun,
     PPORun,
+    PQNRun,
     RLHFRun,
     SegmentsRun,
     TabularRun,
@@ -29,7 +30,7 @@ def test_each_preset_can_be_run_and_says_all_of_itself(name: str) -> None:
 
 def test_the_presets_cover_every_kind_of_run() -> None:
     kinds = {type(load_preset(name)) for name in preset_names()}
-    assert kinds == {DQNRun, PPORun, TabularRun, SegmentsRun, RLHFRun}
+    assert kinds == {DQNRun, PQNRun, PPORun, TabularRun, SegmentsRun, RLHFRun}
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
@@ -75,7 +76,11 @@ def test_overrides_replace_values_by_dotted_key() -> None:
         ("dqn.batch_size", "[1", "'\\[1' is not a YAML value"),
         ("policy", "2026-13-45", "'2026-13-45' is not a YAML value"),
         ("policy", "!!python/object:os.system x", "is not a YAML value"),
-        ("algorithm", "magic", "algorithm: .*'dqn', 'ppo', 'tabular', 'segments', 'dqn-rlhf'"),
+        (
+            "algorithm",
+            "magic",
+            "algorithm: .*'dqn', 'pqn', 'ppo', 'tabular', 'segments', 'dqn-rlhf'",
+        ),
         ("dqn.loss", "l2", "dqn.loss: .*'huber' or 'l1'"),
         ("dqn.bootstrap", "max", "dqn.bootstrap: .*'q-learning', 'double', 'sarsa'"),
         ("dqn.max_gradient_value", "1", "max_gradient_norm or by max_gradient_value: set one"),
@@ -113,6 +118,20 @@ def test_networks_that_sarsa_cannot_learn_are_refused(
 def test_what_is_of_action_values_alone_is_refused_elsewhere(preset: str) -> None:
     with pytest.raises(InvalidConfig, match=r"unknown key 'network\.dueling'"):
         load_preset(preset, {"network.dueling": "true"})
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("network.layer_norm", "false", "network.layer_norm must be true"),
+        ("network.noisy", "true", "no noisy, no quantiles"),
+        ("network.quantiles", "4", "no noisy, no quantiles"),
+        ("pqn.bootstrap", "sarsa", "unknown key 'pqn.bootstrap'"),
+    ],
+)
+def test_what_pqn_cannot_learn_is_refused(key: str, text: str, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        load_preset("cartpole-pqn", {key: text})
 
 
 def test_every_wrong_key_is_named() -> None:

@@ -101,3 +101,28 @@ def test_environments_that_cannot_be_learnt_are_refused(environment: str, messag
 def test_keywords_that_an_environment_does_not_take_are_refused() -> None:
     with pytest.raises(InvalidConfig, match=r"environment\.kwargs"):
         environments.make(EnvironmentConfig(id="ProbeCorridor-v0", kwargs={"colour": "red"}))
+
+
+MASKED = EnvironmentConfig(id="ProbeMask-v0")
+
+
+def tempted(observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Action 1 wherever it is allowed."""
+    return masks[:, 1].astype(np.int64)
+
+
+@pytest.mark.parametrize("disturbance", [0.0, 0.5])
+def test_masks_are_given_to_who_takes_them(disturbance: float) -> None:
+    # The environment does not take what it forbids; half the episodes are paid for action 1.
+    judged = evaluate(tempted, MASKED, 40, 0, disturbance=disturbance, masked=True)
+    assert set(judged.returns.tolist()) == {0, 1}
+    with pytest.raises(ValueError, match="action 1 is forbidden"):
+        evaluate(right, MASKED, 40, 0)
+
+
+def test_who_gives_masks_is_found_out_unless_they_are_not_wanted() -> None:
+    assert environments.gives_masks(MASKED)
+    assert environments.gives_masks(EnvironmentConfig(id="ProbeMaskDict-v0"))
+    assert environments.gives_masks(EnvironmentConfig(id="Taxi-v4"))
+    assert not environments.gives_masks(EnvironmentConfig(id="Taxi-v4", action_masks=False))
+    assert not environments.gives_masks(CARTPOLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.common.replay import MemoryReplay, Prioritized, ReplaySchema, Sampling
+from services.common.replay import Field, MemoryReplay, Prioritized, ReplaySchema, Sampling
 from services.common.replay.fragments import assemble
 from services.trainer.experience import Experience, from_stretches, from_transitions
 
@@ -97,3 +97,23 @@ def test_weights_are_those_of_the_priorities() -> None:
         assert experience.weights is not None
         np.testing.assert_allclose(experience.weights[first], 1 / 3, rtol=1e-4)
         np.testing.assert_allclose(experience.weights[~first], 1, rtol=1e-4)
+
+
+def test_masks_are_those_of_the_state_reached() -> None:
+    schema = ReplaySchema.transitions((1,), "float32", extras=(Field("action_mask", "bool", (3,)),))
+    replay = MemoryReplay(schema, 100, Sampling(np.random.default_rng(0), n_step=2, discount=GAMMA))
+    rows, reached = schema.empty(3), schema.empty(3)
+    rows["step"] = np.arange(3)
+    states = np.arange(4)
+    flags = states[:, None] == np.arange(1, 4)  # in state i action i - 1 is allowed
+    for taken, part in ((rows, slice(0, 3)), (reached, slice(1, 4))):
+        taken["observation"][:, 0], taken["action_mask"] = states[part], flags[part]
+    rows["terminated"][-1] = True
+    replay.append(assemble(schema, rows, reached, np.zeros(3, np.int64)))
+    by_steps = from_transitions(replay.sample(50))
+    by_stretches = from_stretches(replay.sample_sequences(50, 3), GAMMA)
+    for experience in (by_steps, by_stretches):
+        assert experience.next_mask is not None
+        allowed = experience.next_mask.argmax(axis=1) + 1
+        assert allowed.tolist() == experience.next_observation[:, 0].tolist()
+        assert experience.next_mask.sum(axis=1).tolist() == [1] * 50

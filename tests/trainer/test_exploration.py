@@ -58,3 +58,27 @@ def test_an_action_that_is_held_is_certain_while_it_lasts() -> None:
     held = (before.actions != 1) & (after.actions == before.actions)
     assert held.mean() > 0.01
     np.testing.assert_allclose(after.log_probabilities[held], 0)
+
+
+MASKS = np.tile([True, False, True, False], (len(VALUES), 1))  # the best, 1, is forbidden
+
+
+def test_what_is_forbidden_is_not_chosen_and_what_remains_shares_its_probability() -> None:
+    # ε = 0.4 over 2 actions: 0.2 each, and 0.6 more for the best of them
+    choice = explorer().choose(VALUES, np.full(len(VALUES), 0.4), MASKS)
+    assert set(choice.actions.tolist()) == {0, 2}
+    best = choice.actions == 2
+    np.testing.assert_allclose(np.exp(choice.log_probabilities[best]), 0.8, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(choice.log_probabilities[~best]), 0.2, rtol=1e-5)
+    assert best.mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_held_action_is_let_go_when_it_is_forbidden() -> None:
+    acting = explorer(repeat=1000.0)
+    before = acting.choose(VALUES, np.full(len(VALUES), 0.99)).actions
+    after = acting.choose(VALUES, np.zeros(len(VALUES)), MASKS).actions
+    held = np.isin(before, [0, 2])
+    assert held.any()
+    assert not held.all()
+    assert after[~held].tolist() == [2] * int((~held).sum())
+    assert set(after[held].tolist()) == {0, 2}

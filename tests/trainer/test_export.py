@@ -11,8 +11,10 @@ from torch import nn
 
 from services.common.errors import ModelRejected
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
+from services.inference.distribution import decide
+from services.inference.runner import PolicyRunner
 from services.trainer.config import QNetworkConfig
-from services.trainer.export import Exporter, _WithGreedyAction, check_parity
+from services.trainer.export import Exporter, _WithGreedyAction, _WithMask, check_parity
 from services.trainer.networks import ActorCritic, QNetwork, QTable
 from services.trainer.noisy import resample
 
@@ -117,6 +119,31 @@ def test_a_noisy_network_is_exported_without_its_noise() -> None:
     assert not np.allclose(parameters, noisy, atol=1e-3)
     calm = exported.eval()(torch.from_numpy(OBSERVATIONS)).detach().numpy()
     np.testing.assert_allclose(parameters, calm, atol=1e-4, rtol=1e-4)
+
+
+def test_a_masked_model_takes_masks_and_never_prefers_what_they_forbid() -> None:
+    spec = Q_SPEC.model_copy(update={"masked": True})
+    exported, _ = network("plain")
+    exporter = Exporter(spec)
+    for seed in (0, 1):
+        exported, _ = network("plain", seed)
+        model = exporter.export(exported, OBSERVATIONS)
+        runner = PolicyRunner(model, spec)
+        masks = np.random.default_rng(0).random((50, 3)) < 0.5
+        masks[:, 0] |= ~masks.any(axis=1)
+        found = decide(runner.run(OBSERVATIONS, masks), masks=masks)
+        values = exported(torch.from_numpy(OBSERVATIONS)).detach().numpy()
+        assert found.actions == np.where(masks, values, -np.inf).argmax(axis=1).tolist()
+        np.testing.assert_allclose(found.parameters[masks], values[masks], atol=1e-4)
+        assert (found.parameters[~masks] == -1e9).all()
+        # Without a mask all is allowed.
+        np.testing.assert_allclose(runner.run(OBSERVATIONS), values, atol=1e-4)
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        feeds = {"observation": OBSERVATIONS, "action_mask": masks}
+        assert session.run(["action"], feeds)[0].tolist() == found.actions
+    other, _ = network("plain", seed=5)
+    with pytest.raises(ModelRejected, match="differs from the network"):
+        check_parity(model, _WithMask(other), spec, OBSERVATIONS)
 
 
 def test_the_signature_is_the_platforms() -> None:

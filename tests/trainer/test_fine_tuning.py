@@ -1,4 +1,4 @@
-"""Fine-tuning from labels to a published policy: a real feedback service, a real replay."""
+"""Fine-tuning from labels to a published policy: a real feedback service."""
 
 from __future__ import annotations
 
@@ -34,18 +34,15 @@ SEGMENTS, LABELS = 30, 60
 TINY = {
     "environment.num_envs": "8",
     "network.hidden": "[8]",
-    "replay.min_replay_size": "128",
-    "replay.chunk_rows": "64",
     "evaluation.period": "512",
     "evaluation.episodes": "2",
     "evaluation.confirm_episodes": "2",
     "checkpoint.period": "256",
     "min_return": "0",
     "tuning.total_env_steps": "1024",
-    "tuning.window_rows": "512",
-    "tuning.refresh_rows": "128",
-    "tuning.updates_per_refresh": "4",
-    "tuning.batch_size": "32",
+    "tuning.rollout_steps": "16",
+    "tuning.epochs": "2",
+    "tuning.minibatch_size": "64",
     "reward.hidden": "[16]",
     "reward.epochs": "100",
     "reward.min_preferences": "40",

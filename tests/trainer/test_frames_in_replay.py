@@ -15,7 +15,9 @@ from learning_rig import dqn_config, learn_dqn
 
 from services.common.errors import InvalidConfig
 from services.common.replay import ReplayStore, open_replay
-from services.common.spec import ObservationSpace
+from services.common.spec import Distribution
+from services.trainer import environments
+from services.trainer.config import EnvironmentConfig
 from services.trainer.runs.frames import check_stacks, replay_schema
 
 
@@ -78,10 +80,11 @@ def test_learners_are_given_the_stacks_that_were_observed(
 
 
 def test_another_number_of_frames_is_refused() -> None:
-    observation = ObservationSpace(dtype="uint8", shape=(4, 84, 84))
-    assert replay_schema(observation, 4).row_bytes < 2 * 84 * 84
-    with pytest.raises(InvalidConfig, match="expected 3 frames on the first axis"):
-        replay_schema(observation, 3)
+    config = EnvironmentConfig(id="ProbeFrames-v0")
+    spec = environments.spec_of(config, Distribution.Q_VALUES)
+    assert replay_schema(spec, 3).state[0].shape == (2,)
+    with pytest.raises(InvalidConfig, match="expected 4 frames on the first axis"):
+        replay_schema(spec, 4)
 
 
 @pytest.mark.parametrize(("padding", "fits"), [("reset", True), ("zero", False)])

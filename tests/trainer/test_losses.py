@@ -9,12 +9,14 @@ import torch
 from torch import tensor
 
 from services.trainer.losses import (
+    FORBIDDEN,
     chosen,
     clipped_policy_loss,
     double_q_target,
     epsilon_greedy_value,
     error_loss,
     expected_sarsa_target,
+    only_allowed,
     preference_log_likelihood,
     quantile_loss,
     sarsa_target,
@@ -73,6 +75,25 @@ def test_sarsa_bootstraps_with_what_was_done_and_where_nothing_was_with_the_expe
     r_t, discount_t = tensor([1.0, 2.0, 3.0]), tensor([0.5, 0.5, 0.0])
     target = sarsa_target(r_t, discount_t, q_t, tensor([0, -1, -1]), 0.4)
     assert target.tolist() == pytest.approx([1.5, 3.4, 3.0])
+
+
+def test_what_is_forbidden_is_worth_nothing_to_anyone() -> None:
+    # Only 1 and only 2 remain of Q; without a mask 5 and 3 are best.
+    mask = tensor([[True, False], [False, True]])
+    assert epsilon_greedy_value(Q, 0.4, mask).tolist() == [1, 2]
+    assert only_allowed(Q, mask).tolist() == [[1, FORBIDDEN], [FORBIDDEN, 2]]
+    assert only_allowed(Q, None) is Q
+    r_t, discount_t = tensor([1.0, 2.0]), tensor([0.5, 0.5])
+    assert double_q_target(r_t, discount_t, Q, only_allowed(Q, mask)).tolist() == [1.5, 3.0]
+    assert expected_sarsa_target(r_t, discount_t, Q, 0.4, mask).tolist() == [1.5, 3.0]
+    found = sarsa_target(r_t, discount_t, Q, tensor([-1, 1]), 0.4, mask)
+    assert found.tolist() == [1.5, 3.0]
+
+
+def test_the_expectation_is_over_what_is_allowed() -> None:
+    # Of 1, 5 and 9 the last is forbidden: 0.4·3 + 0.6·5
+    mask = tensor([[True, True, False]])
+    assert epsilon_greedy_value(tensor([[1.0, 5.0, 9.0]]), 0.4, mask).item() == pytest.approx(4.2)
 
 
 def test_an_error_counts_by_hubers_rule_or_by_its_size() -> None:

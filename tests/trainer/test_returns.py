@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.trainer.returns import generalised_advantages, lambda_returns
+from services.trainer.returns import generalised_advantages, lambda_returns, q_lambda_returns
 
 
 def advantages(
@@ -127,3 +127,37 @@ def test_lambda_returns_bootstrap_through_a_truncation() -> None:
 def test_lambda_returns_follow_links_not_positions() -> None:
     # Step 0 goes on at position 2: G₀ = 1 + 0.5·(0.5·1 + 0.5·7)
     assert returns([2, NONE, NONE]) == [3, 3, 7]
+
+
+def q_lambda(
+    *, terminated: list[bool] | None = None, truncated: list[bool] | None = None, trace: float = 0.5
+) -> list[float]:
+    """Q(λ) of rewards 1, 2, 3 whose next states' best values are 1, 2, 8, of one environment."""
+    end = np.array(terminated or [False] * 3)[:, None]
+    cut = np.array(truncated or [False] * 3)[:, None]
+    rewards, following = (np.array(v, np.float32)[:, None] for v in ([1, 2, 3], [1, 2, 8]))
+    found = q_lambda_returns(rewards, following, end, end | cut, 0.5, trace)
+    assert found.dtype == np.float32
+    return found[:, 0].tolist()
+
+
+def test_q_lambda_mixes_the_best_value_reached_with_the_return_from_there() -> None:
+    # G₂ = 3 + 0.5·8 = 7, G₁ = 2 + 0.5·(0.5·2 + 0.5·7) = 4.25, G₀ = 1 + 0.5·(0.5·1 + 0.5·4.25)
+    assert q_lambda() == [2.3125, 4.25, 7]
+
+
+def test_q_lambda_with_lambda_0_is_q_learning_and_with_1_the_return() -> None:
+    assert q_lambda(trace=0) == [1.5, 3, 7]
+    assert q_lambda(trace=1) == [3.75, 5.5, 7]  # 2 + 0.5·7, 1 + 0.5·5.5
+
+
+def test_q_lambda_ends_at_a_termination() -> None:
+    # G₁ = 2, G₀ = 1 + 0.5·(0.5·1 + 0.5·2) = 1.75
+    assert q_lambda(terminated=[False, True, False]) == [1.75, 2, 7]
+    both = [False, True, False]
+    assert q_lambda(terminated=both, truncated=both) == [1.75, 2, 7]
+
+
+def test_q_lambda_bootstraps_through_a_truncation_and_no_credit_flows() -> None:
+    # G₁ = 2 + 0.5·2 = 3, G₀ = 1 + 0.5·(0.5·1 + 0.5·3) = 2
+    assert q_lambda(truncated=[False, True, False]) == [2, 3, 7]

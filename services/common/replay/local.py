@@ -22,7 +22,6 @@ from services.common.replay.samplers import (
     UniformSampler,
 )
 from services.common.replay.schema import ReplaySchema, Rows
-from services.common.replay.window import Window
 
 if TYPE_CHECKING:
     from services.common.replay.prioritized import PrioritizedSampler
@@ -128,28 +127,6 @@ class LocalReplay:
         rewards = joined([self._rewards(shard, slots) for shard, slots in flat])
         discount = self._after(windows)
         return SequenceBatch(self.schema, windows, rewards, drawn, discount, mask, burn_in)
-
-    def newest(self, count: int) -> Window:
-        """The newest steps, at most `count`, with the links between them.
-
-        Of several shards, as many from each.
-        """
-        windows, rewards, successors, before = [], [], [], 0
-        for shard, ring in enumerate(self._rings):
-            numbers = ring.newest(-(-count // len(self._rings)))
-            slots = numbers % ring.capacity
-            following = ring.next_slot[slots]
-            position = before + np.searchsorted(numbers, ring.number(following))
-            windows.append(ring.windows(slots))
-            rewards.append(self._rewards(shard, slots))
-            successors.append(np.where(following == NONE, NONE, position))
-            before += len(numbers)
-        return Window(
-            self.schema,
-            joined(windows),
-            joined(rewards),
-            joined(successors),
-        )
 
     def update_priorities(
         self,

@@ -66,11 +66,6 @@ class Ring:
         """Numbers of the step rows that can be sampled, ascending, shape (size,)."""
         return self._steps[np.arange(self._first_step, self._end_step) % self.capacity]
 
-    def newest(self, count: int) -> Index:
-        """Numbers of the newest step rows, at most `count`, ascending."""
-        first = max(self._first_step, self._end_step - count)
-        return self._steps[np.arange(first, self._end_step) % self.capacity]
-
     def draw(self, count: int, generator: np.random.Generator) -> Index:
         """Numbers of uniformly drawn step rows, with replacement; `size` must not be 0."""
         drawn = (generator.random(count) * self.size).astype(np.int64)  # faster than integers()

@@ -24,7 +24,8 @@ LATENCIES_KEPT = 200
 
 @dataclass(frozen=True)
 class Choice:
-    """Which policy acts and how; version 0 follows the alias. `space`: its actions."""
+    """Which policy acts and how; version 0 follows the alias. `space`: its actions; `masked`:
+    it is told which of them the environment allows."""
 
     policy: str
     space: ActionSpace
@@ -32,6 +33,7 @@ class Choice:
     alias: str
     sample: bool
     temperature: float
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Stage:
 
     def reset(self) -> None:
         """Begin an episode; each has a seed of its own."""
-        self._observation, _ = self._environment.reset(seed=self._seed + self.episodes)
+        seed = self._seed + self.episodes
+        self._observation, self._info = self._environment.reset(seed=seed)
         self.episodes += 1
         self._return = 0.0
         self._step = 0
@@ -90,13 +93,15 @@ class Stage:
             policy=choice.policy,
             version=choice.version,
             alias=choice.alias,
+            mask=self._info.get("action_mask") if choice.masked else None,
             sample=choice.sample,
             temperature=choice.temperature,
             probabilities=True,
         )
         self.latencies_s.append(time.perf_counter() - started)
-        observation, reward, terminated, truncated, _ = self._environment.step(decision.action)
+        observation, reward, terminated, truncated, info = self._environment.step(decision.action)
         self._observation, self._ended = observation, terminated or truncated
+        self._info = info
         self._return += float(reward)
         self._step += 1
         return Frame(

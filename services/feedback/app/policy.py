@@ -133,6 +133,7 @@ def _choose(policy: pb.Policy) -> Choice:
         alias=wanted.removeprefix("alias:") if is_alias else STABLE,
         sample=selection == "Sampled",
         temperature=temperature,
+        masked=policy.spec.masked,
     )
 
 

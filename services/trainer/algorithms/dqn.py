@@ -34,6 +34,7 @@ from services.trainer.losses import (
     double_q_target,
     error_loss,
     expected_sarsa_target,
+    only_allowed,
     sarsa_target,
 )
 from services.trainer.networks import QNetwork
@@ -121,18 +122,23 @@ class DQNLearner(QLearner):
     def _target(self, experience: Experience, epsilon: float) -> Tensor:
         r_t, discount_t = self._reward(experience), self._tensor(experience.discount)
         next_observation = self._tensor(experience.next_observation)
+        mask_t = self._mask(experience)
         q_t = self._target_network(next_observation)  # (B, A)
         match self._config.bootstrap:
             case Bootstrap.Q_LEARNING:
-                return double_q_target(r_t, discount_t, q_t, q_t)
+                return double_q_target(r_t, discount_t, q_t, only_allowed(q_t, mask_t))
             case Bootstrap.DOUBLE:
-                return double_q_target(r_t, discount_t, q_t, self.network(next_observation))
+                selector = only_allowed(self.network(next_observation), mask_t)
+                return double_q_target(r_t, discount_t, q_t, selector)
             case Bootstrap.EXPECTED_SARSA:
-                return expected_sarsa_target(r_t, discount_t, q_t, epsilon)
+                return expected_sarsa_target(r_t, discount_t, q_t, epsilon, mask_t)
             case Bootstrap.SARSA:
                 assert experience.next_action is not None
                 a_t = self._tensor(experience.next_action)
-                return sarsa_target(r_t, discount_t, q_t, a_t, epsilon)
+                return sarsa_target(r_t, discount_t, q_t, a_t, epsilon, mask_t)
+
+    def _mask(self, experience: Experience) -> Tensor | None:
+        return None if experience.next_mask is None else self._tensor(experience.next_mask)
 
     def _reward(self, experience: Experience) -> Tensor:
         return self._tensor(experience.reward) / self._config.reward_scale

@@ -16,7 +16,7 @@ from services.trainer.algorithms.state import join, optimizer_tensors, restore_o
 from services.trainer.collector import Choice
 from services.trainer.config import PPOConfig
 from services.trainer.losses import clipped_policy_loss
-from services.trainer.networks import ActorCritic
+from services.trainer.networks import ActorCritic, LeashedActorCritic
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,19 @@ class RolloutBatch:
 class PPOLearner:
     """An actor and a critic, improved on one rollout at a time."""
 
-    def __init__(self, network: ActorCritic, config: PPOConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: ActorCritic | LeashedActorCritic,
+        config: PPOConfig,
+        device: torch.device,
+    ) -> None:
         self.network = network.to(device)
         self._config, self._device = config, device
         self._optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
+            [p for p in self.network.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            eps=1e-5,
+            fused=True,
         )
         self.updates = 0
 

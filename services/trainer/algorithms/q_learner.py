@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from services.trainer.action_masks import Masks
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
+
+FUSED_ADAM = partial(torch.optim.Adam, fused=True)
 
 
 class QLearner:
-    """A network of action values, (B, *observation) → (B, actions), and Adam to improve it.
+    """A network of action values, (B, *observation) → (B, actions), and what improves it.
 
     Args:
         max_gradient_norm, max_gradient_value: of all gradients together, and of each.
+        optimizer: made with the parameters and `lr`.
     """
 
     def __init__(
@@ -29,13 +34,14 @@ class QLearner:
         *,
         max_gradient_norm: float | None = None,
         max_gradient_value: float | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] = FUSED_ADAM,
     ) -> None:
         self.network = network.to(device)
         self.updates = 0
         self._device = device
         self._max_norm, self._max_value = max_gradient_norm, max_gradient_value
         self._parameters = [p for p in network.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
+        self._optimizer = optimizer(self._parameters, lr=learning_rate)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of the updates to come."""
@@ -52,9 +58,14 @@ class QLearner:
         """What to act by while learning, (B, *shape) → (B, actions); `q_values` unless said."""
         return self.q_values(observations)
 
-    def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """(B, *shape) → (B,)"""
-        actions: npt.NDArray[np.int64] = self.q_values(observations).argmax(axis=1)
+    def greedy(
+        self, observations: npt.NDArray[Any], masks: Masks | None = None
+    ) -> npt.NDArray[np.int64]:
+        """(B, *shape), and which actions are allowed, (B, actions) → (B,)"""
+        values = self.q_values(observations)
+        if masks is not None:
+            values = np.where(masks, values, -np.inf)
+        actions: npt.NDArray[np.int64] = values.argmax(axis=1)
         return actions
 
     def tensors(self) -> dict[str, Tensor]:

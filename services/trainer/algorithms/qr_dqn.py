@@ -12,7 +12,7 @@ from torch import Tensor
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.config import Bootstrap
 from services.trainer.experience import Experience
-from services.trainer.losses import chosen, quantile_loss
+from services.trainer.losses import chosen, only_allowed, quantile_loss
 
 
 class QuantileLearner(DQNLearner):
@@ -31,6 +31,7 @@ class QuantileLearner(DQNLearner):
         theta_t = self._target_network.quantiles(next_observation)  # (B, A, N)
         double = self._config.bootstrap == Bootstrap.DOUBLE
         q_t = self.network(next_observation) if double else theta_t.mean(dim=2)
-        reached = chosen(theta_t, q_t.argmax(dim=1))  # (B, N)
+        best = only_allowed(q_t, self._mask(experience)).argmax(dim=1)
+        reached = chosen(theta_t, best)  # (B, N)
         discount = self._tensor(experience.discount).unsqueeze(1)
         return self._reward(experience).unsqueeze(1) + discount * reached

@@ -9,16 +9,19 @@ import structlog
 import torch
 
 from services.common.errors import InvalidConfig, TutelageError
-from services.common.spec import Distribution
+from services.common.spec import Distribution, PolicySpec
 from services.trainer import environments
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
+from services.trainer.algorithms.pqn import PQNLearner
 from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.algorithms.tabular import TabularLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
     DQNRun,
+    EnvironmentConfig,
     PPORun,
+    PQNRun,
     RLHFRun,
     SegmentsRun,
     TabularRun,
@@ -33,6 +36,7 @@ from services.trainer.runs.fine_tuning import fine_tune
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.loop import LoopParts
 from services.trainer.runs.on_policy import OnPolicyRun
+from services.trainer.runs.parallel_q import ParallelQRun
 from services.trainer.runs.recording import record
 from services.trainer.runs.session import Listener, RunSession
 from services.trainer.runs.store import RunFolder, RunView
@@ -98,10 +102,12 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_dqn(config, folder, session, resources, attempt, generator)
         case TabularRun():
             return _train_table(config, folder, session, resources, generator)
+        case PQNRun():
+            return _train_pqn(config, folder, session, resources, generator)
         case PPORun():
             return _train_ppo(config, folder, session, resources, generator)
         case RLHFRun():
-            return fine_tune(config, folder, session, resources, attempt, generator)
+            return fine_tune(config, folder, session, resources, generator)
 
 
 def _train_dqn(
@@ -112,7 +118,7 @@ def _train_dqn(
     attempt: int,
     generator: np.random.Generator,
 ) -> bool:
-    spec = environments.spec_of(config.environment, Distribution.Q_VALUES)
+    spec = values_spec(config.environment)
     kind = QuantileLearner if config.network.quantiles else DQNLearner
     network = QNetwork(spec, config.network)
     learner = kind(network, config.dqn, resources.device, generator)
@@ -131,6 +137,31 @@ def _train_dqn(
     return off_policy.run(config, parts)
 
 
+def _train_pqn(
+    config: PQNRun,
+    folder: RunFolder,
+    session: RunSession,
+    resources: Resources,
+    generator: np.random.Generator,
+) -> bool:
+    spec = values_spec(config.environment)
+    learner = PQNLearner(QNetwork(spec, config.network), config.pqn, resources.device)
+    identity = Identity(folder.run_id, config.algorithm, spec)
+    parts = LoopParts(
+        session=session,
+        judge=Publisher(session, config, identity, resources, generator),
+        checkpoints=_checkpoints(folder, config),
+        generator=generator,
+    )
+    return ParallelQRun(config, learner, parts).run()
+
+
+def values_spec(environment: EnvironmentConfig) -> PolicySpec:
+    """The spec of a policy of action values, which takes masks where the environment gives them."""
+    masked = environments.gives_masks(environment)
+    return environments.spec_of(environment, Distribution.Q_VALUES, masked=masked)
+
+
 def _train_ppo(
     config: PPORun,
     folder: RunFolder,
@@ -147,7 +178,7 @@ def _train_ppo(
         checkpoints=_checkpoints(folder, config),
         generator=generator,
     )
-    return OnPolicyRun(config, spec, learner, parts).run()
+    return OnPolicyRun(config, config.ppo, spec, learner, parts).run()
 
 
 def _train_table(

@@ -10,23 +10,22 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from services.common.replay import Transitions
 from services.common.spec import PolicySpec
 from services.trainer import environments
-from services.trainer.algorithms.soft_lambda import SoftLambdaLearner
+from services.trainer.algorithms.ppo import PPOLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import QNetworkConfig, RLHFRun
-from services.trainer.evaluate import evaluate
+from services.trainer.evaluate import Greedy, evaluate
 from services.trainer.export import Exporter
-from services.trainer.learning import NewestWindow
-from services.trainer.networks import LeashedQNetwork, QNetwork
+from services.trainer.networks import LeashedActorCritic, LeashedQNetwork, QNetwork
 from services.trainer.publishing import CandidateKeeper, Identity, greedy, publish
 from services.trainer.resources import Resources
-from services.trainer.reward.ensemble import RewardEnsemble
-from services.trainer.runs import off_policy
+from services.trainer.runs.loop import LoopParts
+from services.trainer.runs.on_policy import OnPolicyRun
 from services.trainer.runs.recording import Recorder
 from services.trainer.runs.reward_fitting import fit_reward_model
 from services.trainer.runs.session import RunSession
+from services.trainer.runs.shaping import Shaping
 from services.trainer.runs.store import RunFolder
 from services.trainer.segments import Source
 from services.trainer.weights import load_q_network
@@ -39,7 +38,6 @@ def fine_tune(
     folder: RunFolder,
     session: RunSession,
     resources: Resources,
-    attempt: int,
     generator: np.random.Generator,
 ) -> bool:
     """Fit, gate, fine-tune, publish under `publish_alias`, and record what was met on the way.
@@ -57,28 +55,18 @@ def fine_tune(
     base, manifest = load_q_network(resources.registry, config.policy, config.base_alias)
     ensemble, version = fit_reward_model(config, manifest, folder, session, resources, generator)
     deployed = observe(base, config, generator)
-    network = leash(deployed, config, manifest.spec)
-    shaping = _Shaping(config, network, ensemble, deployed, version)
+    actor = leash(deployed, config, manifest.spec)
+    shaping = Shaping(config, actor, ensemble, deployed.observations, deployed.actions)
     judge = CandidateKeeper(session, config, shaping.learned, generator)
-    learner = SoftLambdaLearner(
-        network,
-        config.tuning,
-        config.leash.temperature / config.tuning.reward_scale,
-        resources.device,
-    )
-    parts = off_policy.Parts(
+    network = LeashedActorCritic(actor, manifest.spec, config.network)
+    parts = LoopParts(
         session=session,
-        resources=resources,
-        run_id=folder.run_id,
-        attempt=attempt,
-        spec=manifest.spec,
-        learning=NewestWindow(learner, config.tuning, generator),
-        judge=judge,
+        judge=_ActorAlone(judge, actor),
         checkpoints=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
         generator=generator,
-        relabel=shaping,
     )
-    if not off_policy.run(config, parts):
+    learner = PPOLearner(network, config.tuning, resources.device)
+    if not OnPolicyRun(config, config.tuning, manifest.spec, learner, parts, shaping).run():
         return False
     identity = Identity(folder.run_id, config.algorithm, manifest.spec, version)
     _publish(judge, config, identity, session, resources, generator)
@@ -121,60 +109,22 @@ def leash(deployed: Deployed, config: RLHFRun, spec: PolicySpec) -> LeashedQNetw
     return LeashedQNetwork(
         base=deployed.network,
         correction=QNetwork(spec, QNetworkConfig(**dict(config.network))),
-        temperature=config.leash.temperature / config.tuning.reward_scale,
+        temperature=1.0,  # its values are logits
         prior_temperature=config.leash.prior_temperature or deployed.median_lead,
         floor=config.leash.floor,
     )
 
 
-class _Shaping:
-    """The rewards that fine-tuning learns from.
+class _ActorAlone:
+    """Has the actor judged, which is what is published, and not the critic beside it."""
 
-    r' = w_env·r + w·r̂(s, a) + τ·log π₀(a|s), with π₀ the deployed policy, and r̂ by how much
-    the reward model likes a step better than what π₀ does on average. Were r̂ negative for what
-    π₀ does, ending the episode could be worth more than going on.
-    """
+    def __init__(self, keeper: CandidateKeeper, actor: LeashedQNetwork) -> None:
+        self._keeper, self._actor = keeper, actor
+        self.state, self.restore = keeper.state, keeper.restore
 
-    def __init__(
-        self,
-        config: RLHFRun,
-        network: LeashedQNetwork,
-        ensemble: RewardEnsemble,
-        deployed: Deployed,
-        version: int,
-    ) -> None:
-        self._config, self._network, self._ensemble = config, network, ensemble
-        self.version = version
-        self._usual = 0.0
-        self._usual = float(self.learned(deployed.observations, deployed.actions).mean())
-
-    def learned(
-        self, observations: npt.NDArray[Any], actions: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float32]:
-        """r̂: (B, *shape), (B,) → (B,)"""
-        liked = self._ensemble.reward(observations, actions, self._config.pessimism)
-        return (liked - self._usual).astype(np.float32)
-
-    def rewards(self, transitions: Transitions) -> npt.NDArray[np.float32]:
-        """r' of transitions, (n,)."""
-        config = self._config
-        observations = np.ascontiguousarray(transitions.observation)
-        actions = transitions.action.astype(np.int64)
-        rewards: npt.NDArray[np.float32] = (
-            config.environment_reward_weight * transitions.reward
-            + config.learned_reward_weight * self.learned(observations, actions)
-            + config.leash.temperature * self._log_prior(observations, actions)
-        ).astype(np.float32)
-        return rewards
-
-    def _log_prior(
-        self, observations: npt.NDArray[Any], actions: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        device = next(self._network.parameters()).device
-        with torch.inference_mode():
-            log_prior = self._network.log_prior(torch.from_numpy(observations).to(device))
-        rows: npt.NDArray[np.float32] = log_prior.cpu().numpy()[np.arange(len(actions)), actions]
-        return rows
+    def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
+        """See Judge."""
+        return self._keeper.consider(self._actor, act, env_steps)
 
 
 def _publish(

@@ -7,24 +7,27 @@ from typing import Any
 import numpy.typing as npt
 
 from services.common.errors import InvalidConfig
-from services.common.replay import ReplaySchema
-from services.common.spec import ObservationSpace
+from services.common.replay import Field, ReplaySchema
+from services.common.spec import PolicySpec
+from services.trainer.action_masks import MASK
 
 
-def replay_schema(observation: ObservationSpace, stack: int) -> ReplaySchema:
-    """How steps that observe this are stored: of `stack` frames, each once.
+def replay_schema(spec: PolicySpec, stack: int) -> ReplaySchema:
+    """How a policy's steps are stored: of `stack` frames, each once.
 
     Raises:
         InvalidConfig: when observations do not begin with so many frames.
     """
+    observation = spec.observation
+    masks = (Field(MASK, "bool", (spec.actions,)),) if spec.masked else ()
     if stack == 1:
-        return ReplaySchema.transitions(observation.shape, observation.dtype)
+        return ReplaySchema.transitions(observation.shape, observation.dtype, extras=masks)
     if observation.shape[:1] != (stack,):
         raise InvalidConfig(
             f"replay.frame_stack is {stack}, but observations are of shape {observation.shape}, "
             f"expected {stack} frames on the first axis"
         )
-    return ReplaySchema.transitions(observation.shape[1:], observation.dtype, stack)
+    return ReplaySchema.transitions(observation.shape[1:], observation.dtype, stack, masks)
 
 
 def check_stacks(observations: npt.NDArray[Any], stack: int) -> None:

@@ -15,7 +15,6 @@ from services.common.errors import ReplayUnavailable, StorageFull
 from services.common.replay import (
     MirrorReplay,
     Prioritized,
-    Relabeler,
     ReplayStore,
     Sampling,
     Uniform,
@@ -25,7 +24,7 @@ from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.collector import Choice, Collector
-from services.trainer.config import DQNRun, PriorityConfig, RLHFRun
+from services.trainer.config import DQNRun, PriorityConfig
 from services.trainer.divergence import check_finite
 from services.trainer.exploration import EpsilonGreedy
 from services.trainer.learning import Learning, Moment
@@ -49,15 +48,14 @@ class Parts:
     judge: Judge
     checkpoints: CheckpointStore
     generator: np.random.Generator
-    relabel: Relabeler | None = None
 
 
 class OffPolicyRun(TrainingLoop):
     """One run of DQN through the Redis replay."""
 
-    def __init__(self, config: DQNRun | RLHFRun, parts: Parts) -> None:
+    def __init__(self, config: DQNRun, parts: Parts) -> None:
         self._config, self._parts = config, parts
-        self._rates = config.dqn if isinstance(config, DQNRun) else config.tuning
+        self._rates = config.dqn
         self._replay: MirrorReplay = self._patiently(lambda: _open_replay(config, parts))
         loop = LoopParts(parts.session, parts.judge, parts.checkpoints, parts.generator)
         super().__init__(config, self._rates.total_env_steps, loop, parts.learning.learner)
@@ -121,7 +119,7 @@ class OffPolicyRun(TrainingLoop):
 
     def _act(self, observations: npt.NDArray[Any]) -> Choice:
         values = self._parts.learning.learner.exploring_values(observations)
-        return self._explorer.choose(values, self._epsilons())
+        return self._explorer.choose(values, self._epsilons(), self._collector.masks)
 
     def _epsilons(self) -> npt.NDArray[np.float64]:
         config = self._config
@@ -142,7 +140,7 @@ class OffPolicyRun(TrainingLoop):
         )
 
 
-def run(config: DQNRun | RLHFRun, parts: Parts) -> bool:
+def run(config: DQNRun, parts: Parts) -> bool:
     """Train until finished (True) or asked to stop (False), waiting for a replay that is away.
 
     Rows that the replay had not acknowledged when the run was stopped are not part of it.
@@ -171,16 +169,13 @@ def _first_episode(parts: Parts) -> int:
     return int.from_bytes(digest[:4]) << 31  # ids are counted in int64 on the way
 
 
-def _open_replay(config: DQNRun | RLHFRun, parts: Parts) -> MirrorReplay:
-    schema = replay_schema(parts.spec.observation, config.replay.frame_stack)
+def _open_replay(config: DQNRun, parts: Parts) -> MirrorReplay:
+    schema = replay_schema(parts.spec, config.replay.frame_stack)
     name = config.replay.name or parts.run_id
     store = ReplayStore(parts.resources.redis, name, schema, config.replay.capacity)
-    if isinstance(config, DQNRun):
-        rates = config.dqn
-        sampler = Uniform() if rates.priorities is None else _prioritized(rates.priorities)
-        sampling = Sampling(parts.generator, sampler, rates.n_step, rates.discount)
-    else:
-        sampling = Sampling(parts.generator, discount=config.tuning.discount, relabel=parts.relabel)
+    rates = config.dqn
+    sampler = Uniform() if rates.priorities is None else _prioritized(rates.priorities)
+    sampling = Sampling(parts.generator, sampler, rates.n_step, rates.discount)
     return MirrorReplay(store, sampling)
 
 

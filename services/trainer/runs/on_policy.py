@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
-from services.trainer.config import PPORun
+from services.trainer.config import PPOConfig, TrainingConfig
 from services.trainer.divergence import check_finite
 from services.trainer.returns import generalised_advantages
 from services.trainer.runs.episodes import EpisodeCounter
@@ -33,15 +33,34 @@ class Rollout:
     live: npt.NDArray[np.bool_]
 
 
+class Shaping(Protocol):
+    """Puts other rewards in the place of the environment's."""
+
+    def rewards(self, rollout: Rollout) -> npt.NDArray[np.float32]:
+        """(T, B)"""
+        ...
+
+
 class OnPolicyRun(TrainingLoop):
-    """One run of PPO."""
+    """One run of PPO.
+
+    Args:
+        config: of the run, of which `ppo` says how it learns.
+        shaping: of the rewards to learn from; None: the environment's.
+    """
 
     def __init__(
-        self, config: PPORun, spec: PolicySpec, learner: PPOLearner, parts: LoopParts
+        self,
+        config: TrainingConfig,
+        ppo: PPOConfig,
+        spec: PolicySpec,
+        learner: PPOLearner,
+        parts: LoopParts,
+        shaping: Shaping | None = None,
     ) -> None:
-        self._config, self._spec = config.ppo, spec
+        self._config, self._spec, self._shaping = ppo, spec, shaping
         self._learner, self._parts = learner, parts
-        super().__init__(config, config.ppo.total_env_steps, parts, learner)
+        super().__init__(config, ppo.total_env_steps, parts, learner)
         self._envs: VectorEnv[Any, Any, Any] = environments.make(config.environment)
         seed = environments.seed_from(parts.generator)
         self._observations = self._envs.reset(seed=seed)[0]
@@ -87,8 +106,9 @@ class OnPolicyRun(TrainingLoop):
         seen = np.concatenate([rollout.observation, rollout.last_observation[None]])
         flat = seen.reshape(-1, *self._spec.observation.shape)
         values = self._learner.values(flat).reshape(shape[0] + 1, shape[1])
+        rewards = rollout.reward if self._shaping is None else self._shaping.rewards(rollout)
         advantages = generalised_advantages(
-            rollout.reward,
+            rewards,
             values[:-1],
             values[1:],
             rollout.terminated,

@@ -50,7 +50,8 @@ def record(
 
 def _published(resources: Resources, policy: str, alias: str) -> Source:
     published = PublishedPolicy(resources.registry, policy, alias)
-    return Source(published.greedy, published.manifest.version)
+    manifest = published.manifest
+    return Source(published.greedy, manifest.version, manifest.spec.masked)
 
 
 class Recorder:

@@ -531,10 +531,15 @@ class PolicySpec(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     distribution: Global___Distribution.ValueType
     """Meaning of the policy's output."""
     environment: _builtins.str
     """Gymnasium id of the environment it was trained in, such as "CartPole-v1"."""
+    masked: _builtins.bool
+    """Whether some actions are allowed in some states only: then Act wants an action_mask, and
+    without one all are allowed.
+    """
     @_builtins.property
     def observation(self) -> Global___ObservationSpace:
         """The observation space."""
@@ -550,10 +555,11 @@ class PolicySpec(_message.Message):
         action: Global___ActionSpace | None = ...,
         distribution: Global___Distribution.ValueType = ...,
         environment: _builtins.str = ...,
+        masked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "observation", b"observation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "masked", b"masked", "observation", b"observation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
