@@ -18,9 +18,12 @@ from services.trainer.config import EnvironmentConfig
 
 Array = npt.NDArray[Any]
 ACTION_NAMES = {
+    "Acrobot-v1": ("clockwise", "nothing", "counterclockwise"),
     "CartPole-v1": ("left", "right"),
     "FrozenLake-v1": ("left", "down", "right", "up"),
     "FrozenLake8x8-v1": ("left", "down", "right", "up"),
+    "LunarLander-v3": ("nothing", "left engine", "main engine", "right engine"),
+    "MountainCar-v0": ("left", "nothing", "right"),
     "Taxi-v4": ("south", "north", "east", "west", "pick up", "drop off"),
 }
 

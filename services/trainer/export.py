@@ -143,11 +143,12 @@ def check_parity(
         with torch.no_grad():
             tensors = [torch.as_tensor(array, device=device) for array in inputs.values()]
             theirs = module(*tensors)[0].cpu().numpy()
+        best = ours.argmax(axis=1)
         if spec.masked:  # beside what stands for forbidden actions all else is small
             ours, theirs = (np.where(inputs[MASK], v, v / -FORBIDDEN) for v in (ours, theirs))
         scale = max(1.0, float(np.abs(theirs).max()))
         difference = float(np.abs(ours - theirs).max()) / scale
-        if not difference <= TOLERANCE or (action != ours.argmax(axis=1)).any():
+        if not difference <= TOLERANCE or (action != best).any():
             raise ModelRejected(
                 f"the exported model differs from the network by {difference:.2g} "
                 f"(relative) on a batch of {size}, expected at most {TOLERANCE:.0e}"

@@ -130,3 +130,23 @@ def test_triton_is_told_of_every_output() -> None:
     assert '{ name: "action", data_type: TYPE_FP32, dims: [ 2, 1 ] }' in text
     chooser = model_configuration("arm", spec(CHOICES, Distribution.LOGITS))
     assert '{ name: "action", data_type: TYPE_INT64, dims: [ 2 ] }' in chooser
+
+
+def test_triton_is_told_of_masks() -> None:
+    plain = spec(CHOICES, Distribution.LOGITS)
+    assert "action_mask" not in model_configuration("arm", plain)
+    masked = model_configuration("arm", plain.model_copy(update={"masked": True}))
+    flags = plain.actions
+    assert f'{{ name: "action_mask", data_type: TYPE_BOOL, dims: [ {flags} ] }}\n]' in masked
+
+
+def test_what_acts_in_a_box_takes_no_mask() -> None:
+    content = spec(TORQUES, Distribution.GAUSSIAN).model_dump() | {"masked": True}
+    with pytest.raises(ValidationError, match="an action mask means nothing"):
+        PolicySpec.model_validate(content)
+
+
+def test_clients_are_told_of_masks() -> None:
+    plain = spec(CHOICES, Distribution.LOGITS)
+    assert not encode_spec(plain).masked
+    assert encode_spec(plain.model_copy(update={"masked": True})).masked

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from services.common.action_space import Discrete
 from services.common.errors import InvalidConfig
 from services.common.spec import Distribution
 from services.trainer import environments
-from services.trainer.config import EnvironmentConfig
+from services.trainer.config import EnvironmentConfig, load_preset, preset_names
 from services.trainer.evaluate import evaluate
 
 CARTPOLE = EnvironmentConfig(id="CartPole-v1")
@@ -73,6 +74,13 @@ def test_the_seed_decides_the_episodes() -> None:
 def test_a_disturbance_makes_a_good_policy_worse() -> None:
     calm = evaluate(balance, CARTPOLE, 10, seed=0).summary.mean_return
     assert evaluate(balance, CARTPOLE, 10, seed=0, disturbance=0.9).summary.mean_return < calm
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_each_presets_environment_is_there_and_its_actions_have_names(preset: str) -> None:
+    environment = load_preset(preset).environment
+    space = environments.action_space_of(environment)
+    assert not isinstance(space, Discrete) or len(space.names) == space.n
 
 
 def test_what_a_policy_needs_to_know_of_an_environment() -> None:

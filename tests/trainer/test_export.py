@@ -125,8 +125,10 @@ def test_a_masked_model_takes_masks_and_never_prefers_what_they_forbid() -> None
     spec = Q_SPEC.model_copy(update={"masked": True})
     exported, _ = network("plain")
     exporter = Exporter(spec)
-    for seed in (0, 1):
+    for seed, shift in ((0, 0.0), (1, -50.0)):
         exported, _ = network("plain", seed)
+        with torch.no_grad():
+            exported.head.bias.add_(shift)
         model = exporter.export(exported, OBSERVATIONS)
         runner = PolicyRunner(model, spec)
         masks = np.random.default_rng(0).random((50, 3)) < 0.5

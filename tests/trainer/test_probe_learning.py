@@ -27,7 +27,9 @@ def test_dqn_discounts_whatever_its_targets(
     changes: dict[str, object], resources: Resources, tmp_path: Path
 ) -> None:
     # Rewards 1, 2, 3: worth 3 at the last step, 2 + 1.5 before it, 1 + 1.75 first.
-    learner = learn_dqn(dqn_config("ProbeCorridor-v0", **changes), resources, tmp_path)
+    learner = learn_dqn(
+        dqn_config("ProbeCorridor-v0", total_env_steps=800, **changes), resources, tmp_path
+    )
     values = learner.q_values(column(0, 1, 2)).mean(axis=1)
     np.testing.assert_allclose(values, [2.75, 3.5, 3], atol=2 * CLOSE)
 

@@ -16,10 +16,15 @@ _TYPES = {
 def model_configuration(policy: str, spec: PolicySpec) -> str:
     """Triton's ModelConfig of an ONNX policy, as protobuf text.
 
-    Follows the ONNX signature of the platform: `observation` in; the distribution's
-    parameters and the greedy `action` out; the first axis is the batch.
+    Follows the ONNX signature of the platform: `observation` in, and `action_mask` where the
+    policy takes one; the distribution's parameters and the greedy `action` out; the first
+    axis is the batch.
     """
     dims = ", ".join(str(length) for length in spec.observation.shape)
+    seen = _TYPES[spec.observation.dtype]
+    inputs = f'  {{ name: "observation", data_type: {seen}, dims: [ {dims} ] }}'
+    if spec.masked:
+        inputs += f',\n  {{ name: "action_mask", data_type: TYPE_BOOL, dims: [ {spec.actions} ] }}'
     outputs = "".join(
         f'  {{ name: "{name}", data_type: TYPE_FP32, dims: [ {length} ] }},\n'
         for name, length in spec.outputs.items()
@@ -28,7 +33,7 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
 platform: "onnxruntime_onnx"
 max_batch_size: 1024
 input [
-  {{ name: "observation", data_type: {_TYPES[spec.observation.dtype]}, dims: [ {dims} ] }}
+{inputs}
 ]
 output [
 {outputs}  {{ name: "action", data_type: {_TYPES[spec.action.dtype]}, {_action_dims(spec)} }}
