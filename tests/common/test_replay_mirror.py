@@ -36,6 +36,7 @@ from services.common.replay import (
     ration,
 )
 from services.common.replay.local import LocalReplay
+from services.common.replay.ring import NONE
 from services.common.replay.samplers import Drawn
 from services.common.replay.shard import Appended, ReplayShard, Tail
 
@@ -52,7 +53,16 @@ def mirrored(client: redis.Redis, name: str, capacity: int, **options: object) -
 
 def steps_of(replay: LocalReplay) -> list[int]:
     """The steps that can be sampled."""
-    return replay.newest(1000).rows["step"].tolist()
+    ring = replay._rings[0]
+    return ring.rows["step"][ring.steps % ring.capacity].tolist()
+
+
+def followers_of(replay: LocalReplay) -> list[int]:
+    """Where among those each one's next step stands; -1 where there is none."""
+    ring = replay._rings[0]
+    following = ring.next_slot[ring.steps % ring.capacity]
+    places = np.searchsorted(ring.steps, ring.number(following))
+    return np.where(following == NONE, -1, places).tolist()
 
 
 def assert_same(copy: LocalReplay, expected: LocalReplay) -> None:
@@ -256,7 +266,7 @@ def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path
         copy.update_priorities(batch.index, np.ones(200))
         copy.update_priorities(batch.index[batch.rows["step"] == 21][:1], np.array([5.0]))
         assert copy._prioritized.trees[0].total == pytest.approx(12 + 5**0.6, rel=1e-5)
-        assert copy.newest(100).successor.tolist() == [1, 2, 3, 4, 8, 6, 7, -1, 9, 10, 11, 12, -1]
+        assert followers_of(copy) == [1, 2, 3, 4, 8, 6, 7, -1, 9, 10, 11, 12, -1]
 
 
 LEARNER = """
