@@ -19,9 +19,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Choice:
-    """Actions `(N,)` and the log-probabilities `(N,)` with which they were chosen."""
+    """Actions `(N, *action)` as the environment takes them, and the log-probabilities `(N,)` with
+    which they were chosen."""
 
-    actions: npt.NDArray[np.int64]
+    actions: Array
     log_probabilities: npt.NDArray[np.float32]
 
 

@@ -66,6 +66,47 @@ class EpsilonGreedy:
         return drawn
 
 
+class HeldNoise:
+    """Noise that lasts: each environment's is drawn anew with probability 1 / hold a step.
+
+    Independent noise averages out over a few steps, so that what needs a long push is never
+    met; held noise gets there (as with gSDE, Raffin et al. 2021, without its features).
+
+    Args:
+        size: elements of an action.
+        hold: mean number of steps a draw lasts, geometric; 1 for independent noise.
+    """
+
+    def __init__(
+        self, num_envs: int, size: int, hold: float, generator: np.random.Generator
+    ) -> None:
+        self._hold, self._generator = hold, generator
+        self._normal = generator.standard_normal((num_envs, size), dtype=np.float32)
+        self._even = generator.uniform(-1, 1, (num_envs, size)).astype(np.float32)
+
+    def draw(self) -> npt.NDArray[np.float32]:
+        """Standard normal noise of each environment, (N, size)."""
+        anew = self._anew()
+        fresh = self._generator.standard_normal(self._normal.shape, dtype=np.float32)
+        self._normal = np.where(anew, fresh, self._normal)
+        return self._normal
+
+    def draw_evenly(self) -> npt.NDArray[np.float32]:
+        """Numbers in [-1, 1] of each environment, (N, size)."""
+        anew = self._anew()
+        fresh = self._generator.uniform(-1, 1, self._even.shape).astype(np.float32)
+        self._even = np.where(anew, fresh, self._even)
+        return self._even
+
+    def _anew(self) -> npt.NDArray[np.bool_]:
+        if self._hold == 1:
+            return np.ones((len(self._normal), 1), dtype=bool)
+        anew: npt.NDArray[np.bool_] = (
+            self._generator.random((len(self._normal), 1)) < 1 / self._hold
+        )
+        return anew
+
+
 def _onset(epsilons: npt.NDArray[np.float64], repeat: float) -> npt.NDArray[np.float64]:
     """How often an exploratory stretch begins, so that a share ε of steps is exploratory."""
     probability: npt.NDArray[np.float64] = epsilons / (

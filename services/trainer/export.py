@@ -17,9 +17,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from services.common.action_space import Box
 from services.common.errors import ModelRejected
 from services.common.spec import PolicySpec
 from services.trainer.action_masks import MASK, OBSERVATION
+from services.trainer.heads import head_of
 from services.trainer.losses import FORBIDDEN, only_allowed
 
 BATCHES = (1, 2, 7, 64)
@@ -27,21 +29,24 @@ TOLERANCE = 1e-4
 
 
 class _WithGreedyAction(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    """What a model file gives: the policy's outputs, and the best action."""
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        parameters = self.network(observation)  # (B, A)
-        return parameters, parameters.argmax(dim=1)  # (B,)
+    def __init__(self, network: nn.Module, spec: PolicySpec) -> None:
+        super().__init__()
+        device = next(iter(network.state_dict().values())).device
+        self.network, self.head = network, head_of(spec).to(device)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+        parameters = self.network(observation)  # (B, P)
+        return *self.head.outputs(parameters), self.head.greedy(parameters)
 
 
 class _WithMask(_WithGreedyAction):
     """The same of what a mask allows."""
 
-    def forward(self, observation: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, observation: Tensor, action_mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         parameters = only_allowed(self.network(observation), action_mask)  # (B, A)
-        return parameters, parameters.argmax(dim=1)
+        return *self.head.outputs(parameters), self.head.greedy(parameters)
 
 
 class Exporter:
@@ -59,13 +64,14 @@ class Exporter:
         """An ONNX model of the platform's signature.
 
         Args:
-            network: (B, *observation) → (B, actions).
+            network: (B, *observation) → (B, P), the spec's outputs side by side.
             observations: (n ≥ 2, *shape) real ones, to trace and to compare with.
 
         Raises:
             ModelRejected: when ONNX Runtime's answers differ from torch's.
         """
-        module = (_WithMask if self._spec.masked else _WithGreedyAction)(network).eval()
+        kind = _WithMask if self._spec.masked else _WithGreedyAction
+        module = kind(network, self._spec).eval()
         weights = {n: t.cpu().numpy() for n, t in module.state_dict().items()}
         model = self._traced and _with_weights(self._traced, weights)
         if model is None:
@@ -88,7 +94,7 @@ def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) 
             tuple(torch.as_tensor(array, device=device) for array in sample.values()),
             str(path),
             input_names=list(sample),
-            output_names=[spec.distribution.value, "action"],
+            output_names=[*spec.outputs, "action"],
             dynamic_shapes={name: {0: batch} for name in sample},
             external_data=False,
             dynamo=True,
@@ -139,20 +145,44 @@ def check_parity(
     for size in BATCHES:
         batch = np.resize(_with_extremes(observations), (size, *spec.observation.shape))
         inputs = _inputs(spec, batch)
-        ours, action = session.run(None, inputs)
+        ours = session.run(None, inputs)
         with torch.no_grad():
             tensors = [torch.as_tensor(array, device=device) for array in inputs.values()]
-            theirs = module(*tensors)[0].cpu().numpy()
-        best = ours.argmax(axis=1)
+            theirs = [output.cpu().numpy() for output in module(*tensors)]
+        best = _is_best(ours, spec)
         if spec.masked:  # beside what stands for forbidden actions all else is small
-            ours, theirs = (np.where(inputs[MASK], v, v / -FORBIDDEN) for v in (ours, theirs))
-        scale = max(1.0, float(np.abs(theirs).max()))
-        difference = float(np.abs(ours - theirs).max()) / scale
-        if not difference <= TOLERANCE or (action != best).any():
+            ours, theirs = (_allowed_apart(outputs, inputs[MASK]) for outputs in (ours, theirs))
+        difference = float(np.max([*map(_difference, ours, theirs)]))  # NaN if one is
+        if not difference <= TOLERANCE or not best:
             raise ModelRejected(
                 f"the exported model differs from the network by {difference:.2g} "
                 f"(relative) on a batch of {size}, expected at most {TOLERANCE:.0e}"
             )
+
+
+def _difference(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """The largest, relative to the largest number; none between whole numbers, whose ties may
+    be broken either way."""
+    if ours.dtype.kind == "i":
+        return 0.0
+    scale = max(1.0, float(np.abs(theirs).max()))
+    return float(np.abs(ours - theirs).max()) / scale
+
+
+def _is_best(outputs: list[npt.NDArray[Any]], spec: PolicySpec) -> bool:
+    """Whether indices of actions are those of the greatest numbers beside them."""
+    if isinstance(spec.action, Box):
+        return True
+    parts = np.split(outputs[0], spec.action.starts[1:], axis=1)
+    best = np.stack([part.argmax(axis=1) for part in parts], axis=1)
+    return np.array_equal(best.reshape(outputs[1].shape), outputs[1])
+
+
+def _allowed_apart(
+    outputs: list[npt.NDArray[Any]], masks: npt.NDArray[np.bool_]
+) -> list[npt.NDArray[Any]]:
+    parameters, actions = outputs
+    return [np.where(masks, parameters, parameters / -FORBIDDEN), actions]
 
 
 def _inputs(spec: PolicySpec, observations: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:

@@ -159,6 +159,76 @@ def clipped_policy_loss(
     return -torch.minimum(ratio * advantage, clipped * advantage).mean()
 
 
+def policy_gradient_loss(log_probability: Tensor, advantage: Tensor) -> Tensor:
+    """-mean log π(a|s)·A, whose gradient is the policy gradient (Sutton et al. 2000). All (B,);
+    no gradient flows into the advantage."""
+    return -(log_probability * advantage.detach()).mean()
+
+
+def twin_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor) -> Tensor:
+    """Targets by the lesser of two critics (Fujimoto et al. 2018, eq. 10).
+
+    Args:
+        r_t, discount_t: (B,), as in `double_q_target`.
+        q_t: (2, B) the slow critics' values of the next state and action.
+
+    Returns:
+        (B,)
+    """
+    return torch.addcmul(r_t, discount_t, q_t.amin(dim=0))
+
+
+def soft_twin_target(
+    r_t: Tensor, discount_t: Tensor, q_t: Tensor, log_density: Tensor, temperature: Tensor
+) -> Tensor:
+    """The same of SAC, whose next state is worth min Q - α·log π (Haarnoja et al. 2018, eq. 3).
+
+    Args:
+        log_density: (B,) of the next action, drawn from the policy.
+        temperature: α, a scalar.
+
+    Returns:
+        (B,)
+    """
+    return torch.addcmul(r_t, discount_t, q_t.amin(dim=0) - temperature * log_density)
+
+
+def soft_expected_target(
+    r_t: Tensor, discount_t: Tensor, q_t: Tensor, log_table: Tensor, temperature: Tensor
+) -> Tensor:
+    """The same of discrete SAC, in expectation (Christodoulou 2019, eq. 10).
+
+    Args:
+        q_t: (2, B, A) the slow critics' values of the next state.
+        log_table: (B, A) log-probabilities of its actions.
+
+    Returns:
+        (B,)
+    """
+    value = (log_table.exp() * (q_t.amin(dim=0) - temperature * log_table)).sum(dim=1)
+    return torch.addcmul(r_t, discount_t, value)
+
+
+def twin_value_loss(q_tm1: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared errors of both critics (2, B) against one target (B,), summed."""
+    return 0.5 * functional.mse_loss(q_tm1, target.expand_as(q_tm1)) * len(q_tm1)
+
+
+def temperature_loss(log_temperature: Tensor, log_density: Tensor, target_entropy: float) -> Tensor:
+    """Raises the temperature while the entropy is below its target, and lowers it above.
+
+    Args:
+        log_temperature: log α, a scalar; the only thing with a gradient.
+        log_density: (B,) of actions drawn from the policy, or their expectation.
+    """
+    return -log_temperature * (log_density.detach().mean() + target_entropy)
+
+
+def smoothed_actions(actions: Tensor, noise: Tensor, noise_clip: float) -> Tensor:
+    """Actions within [-1, 1] with clipped noise added (Fujimoto et al. 2018, eq. 14). (B, k)"""
+    return (actions + noise.clamp(-noise_clip, noise_clip)).clamp(-1, 1)
+
+
 def preference_log_likelihood(
     left: Tensor, right: Tensor, log_tie: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

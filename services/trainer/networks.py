@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -192,59 +191,3 @@ class LeashedQNetwork(nn.Module):
         prior = self.temperature * self.log_prior(observations)
         values: Tensor = prior + self.correction(observations)
         return values
-
-
-class LeashedActorCritic(nn.Module):
-    """A leashed policy that learns from advantages, and a critic that judges its states.
-
-    Args:
-        actor: whose values, at temperature 1, are the logits.
-        config: of the critic.
-    """
-
-    def __init__(self, actor: LeashedQNetwork, spec: PolicySpec, config: NetworkConfig) -> None:
-        super().__init__()
-        self.actor = actor
-        self.critic_trunk = trunk(spec, config)
-        self.critic_head = nn.Linear(config.hidden[-1], 1)
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """(B, *observation) → (B, actions), the logits"""
-        logits: Tensor = self.actor(observations)
-        return logits
-
-    def value(self, observations: Tensor) -> Tensor:
-        """(B, *observation) → (B,)"""
-        values: Tensor = self.critic_head(self.critic_trunk(observations.float()))
-        return values.squeeze(-1)
-
-
-class ActorCritic(nn.Module):
-    """Action logits and a state value from networks of their own."""
-
-    def __init__(self, spec: PolicySpec, config: NetworkConfig) -> None:
-        super().__init__()
-        self.actor_trunk = trunk(spec, config)
-        self.actor_head = nn.Linear(config.hidden[-1], spec.actions)
-        self.critic_trunk = trunk(spec, config)
-        self.critic_head = nn.Linear(config.hidden[-1], 1)
-        _orthogonal(self, gain=math.sqrt(2))
-        nn.init.orthogonal_(self.actor_head.weight, 0.01)
-        nn.init.orthogonal_(self.critic_head.weight, 1.0)
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """(B, *observation) → (B, actions), the logits"""
-        logits: Tensor = self.actor_head(self.actor_trunk(observations.float()))
-        return logits
-
-    def value(self, observations: Tensor) -> Tensor:
-        """(B, *observation) → (B,)"""
-        values: Tensor = self.critic_head(self.critic_trunk(observations.float()))
-        return values.squeeze(-1)
-
-
-def _orthogonal(network: nn.Module, gain: float) -> None:
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)

@@ -19,9 +19,9 @@ from learning_rig import learn_dqn
 
 from services.common.registry import PolicyRegistry
 from services.common.replay import MemoryReplay, Sampling
-from services.trainer.config import DQNRun, load_preset
+from services.trainer.config import DQNRun, ReplayConfig, load_preset
 from services.trainer.resources import Resources
-from services.trainer.runs import off_policy
+from services.trainer.runs import replay_loop
 from services.trainer.runs.frames import replay_schema
 
 STEPS = 4_000
@@ -73,7 +73,7 @@ class Training:
 
     def in_memory(self) -> Spent:
         """A run whose replay is in this process."""
-        with patch.object(off_policy, "_open_replay", _in_memory):
+        with patch.object(replay_loop, "_open", _in_memory):
             return self._time(self._config)
 
     def _time(self, config: DQNRun) -> Spent:
@@ -99,7 +99,8 @@ class Training:
         return config
 
 
-def _in_memory(config: DQNRun, parts: off_policy.Parts) -> Any:
-    rates, schema = config.dqn, replay_schema(parts.spec, config.replay.frame_stack)
-    sampling = Sampling(parts.generator, n_step=rates.n_step, discount=rates.discount)
-    return MemoryReplay(schema, config.replay.capacity, sampling)
+def _in_memory(
+    config: ReplayConfig, sampling: Sampling, parts: replay_loop.ReplayParts
+) -> MemoryReplay:
+    schema = replay_schema(parts.spec, config.frame_stack)
+    return MemoryReplay(schema, config.capacity, sampling)

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from services.common.spec import Distribution
 from services.trainer import environments
+from services.trainer.actor_critic import ActorCritic
+from services.trainer.algorithms.a2c import A2CLearner
+from services.trainer.algorithms.actor_critic import ActorCriticLearner
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
 from services.trainer.algorithms.pqn import PQNLearner
 from services.trainer.algorithms.qr_dqn import QuantileLearner
 from services.trainer.checkpoint import CheckpointStore
-from services.trainer.config import DQNRun, PPORun, PQNRun, parse
+from services.trainer.config import A2CRun, DQNRun, PPORun, PQNRun, parse
+from services.trainer.heads import policy_gradient_distribution
 from services.trainer.learning import DrawnBatches
-from services.trainer.networks import ActorCritic, QNetwork
+from services.trainer.networks import QNetwork
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy
 from services.trainer.runs.execute import values_spec
@@ -68,6 +71,15 @@ PPO: dict[str, Any] = {
     "minibatch_size": 32,
     "discount": 0.5,
 }
+A2C: dict[str, Any] = {
+    "total_env_steps": 12000,
+    "learning_rate": 0.01,
+    "rollout_steps": 8,
+    "anneal_learning_rate": False,
+    "max_gradient_norm": 10.0,
+    "discount": 0.5,
+    "gae_lambda": 0.8,
+}
 
 
 class Indifferent:
@@ -109,6 +121,18 @@ def ppo_config(environment: str, **changes: Any) -> PPORun:
     return config
 
 
+def a2c_config(environment: str, **changes: Any) -> A2CRun:
+    content = {
+        **COMMON,
+        "algorithm": "a2c",
+        "environment": {"id": environment, "num_envs": 8},
+        "a2c": A2C | changes,
+    }
+    config = parse(content, "test")
+    assert isinstance(config, A2CRun)
+    return config
+
+
 def make_dqn(config: DQNRun, generator: np.random.Generator | None = None) -> DQNLearner:
     torch.manual_seed(0)
     spec = values_spec(config.environment)
@@ -136,10 +160,14 @@ def make_pqn(config: PQNRun) -> PQNLearner:
     return PQNLearner(QNetwork(spec, config.network), config.pqn, CPU)
 
 
-def make_ppo(config: PPORun) -> PPOLearner:
+def make_on_policy(config: PPORun | A2CRun) -> ActorCriticLearner:
     torch.manual_seed(0)
-    spec = environments.spec_of(config.environment, Distribution.LOGITS)
-    return PPOLearner(ActorCritic(spec, config.network), config.ppo, CPU)
+    kind = policy_gradient_distribution(environments.action_space_of(config.environment))
+    spec = environments.spec_of(config.environment, kind)
+    network = ActorCritic(spec, config.network, config.rates.initial_log_std)
+    if isinstance(config, PPORun):
+        return PPOLearner(network, config.ppo, CPU)
+    return A2CLearner(network, config.a2c, CPU)
 
 
 @contextmanager
@@ -183,9 +211,9 @@ def learn_pqn(config: PQNRun, folder: Path) -> PQNLearner:
     return learner
 
 
-def learn_ppo(config: PPORun, folder: Path) -> PPOLearner:
+def learn_on_policy(config: PPORun | A2CRun, folder: Path) -> ActorCriticLearner:
     """Train to the end."""
-    learner = make_ppo(config)
+    learner = make_on_policy(config)
     with session_in(folder) as session:
         parts = LoopParts(
             session=session,
@@ -193,6 +221,5 @@ def learn_ppo(config: PPORun, folder: Path) -> PPOLearner:
             checkpoints=CheckpointStore(folder / "checkpoints"),
             generator=np.random.default_rng(0),
         )
-        spec = environments.spec_of(config.environment, Distribution.LOGITS)
-        assert OnPolicyRun(config, config.ppo, spec, learner, parts).run()
+        assert OnPolicyRun(config, config.rates, learner, parts).run()
     return learner

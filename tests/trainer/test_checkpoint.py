@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learning_rig import dqn_config, make_dqn, make_ppo, make_pqn, ppo_config, pqn_config
+from learning_rig import dqn_config, make_dqn, make_on_policy, make_pqn, ppo_config, pqn_config
 from torch import Tensor
 
 from services.common.errors import DataCorrupted
 from services.common.replay import MemoryReplay, ReplaySchema, Sampling
 from services.common.replay.fragments import assemble
+from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
 from services.trainer.algorithms.dqn import DQNLearner
-from services.trainer.algorithms.ppo import PPOLearner, RolloutBatch
 from services.trainer.algorithms.pqn import QRollout
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.divergence import TrainingDiverged
@@ -188,9 +188,9 @@ def rollout(generator: np.random.Generator) -> RolloutBatch:
 
 def test_ppo_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     config, generator = ppo_config("CartPole-v1"), np.random.default_rng(0)
-    learner = make_ppo(config)
+    learner = make_on_policy(config)
     learner.update(rollout(generator), np.random.default_rng(1))
-    resumed = _perturbed_ppo(make_ppo(config))
+    resumed = _perturbed_ppo(make_on_policy(config))
     resumed.restore(through(tmp_path, learner.tensors()), learner.updates)
     batch = rollout(generator)
     for each in (learner, resumed):
@@ -199,6 +199,6 @@ def test_ppo_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     assert resumed.updates == learner.updates == 2
 
 
-def _perturbed_ppo(learner: PPOLearner) -> PPOLearner:
+def _perturbed_ppo(learner: ActorCriticLearner) -> ActorCriticLearner:
     learner.update(rollout(np.random.default_rng(9)), np.random.default_rng(9))
     return learner

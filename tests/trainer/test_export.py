@@ -13,9 +13,10 @@ from services.common.errors import ModelRejected
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
 from services.inference.distribution import decide
 from services.inference.runner import PolicyRunner
-from services.trainer.config import QNetworkConfig
+from services.trainer.actor_critic import ActorCritic
+from services.trainer.config import ActorCriticNetworkConfig, QNetworkConfig
 from services.trainer.export import Exporter, _WithGreedyAction, _WithMask, check_parity
-from services.trainer.networks import ActorCritic, QNetwork, QTable
+from services.trainer.networks import QNetwork, QTable
 from services.trainer.noisy import resample
 
 Q_SPEC = PolicySpec(
@@ -25,6 +26,7 @@ Q_SPEC = PolicySpec(
     distribution=Distribution.Q_VALUES,
 )
 LOGITS_SPEC = Q_SPEC.model_copy(update={"distribution": Distribution.LOGITS})
+ACTOR_CRITIC = ActorCriticNetworkConfig(hidden=(8, 8))
 PLAIN = QNetworkConfig(hidden=(8, 8))
 FULL = QNetworkConfig(hidden=(8, 8), layer_norm=True, observation_scale=(2.0, 2.0, 0.2, 2.0))
 DUELING = QNetworkConfig(hidden=(8, 8), dueling=True)
@@ -47,7 +49,7 @@ def network(kind: str, seed: int = 0) -> tuple[nn.Module, PolicySpec]:
         case "all":
             return QNetwork(Q_SPEC, ALL), Q_SPEC
         case _:
-            return ActorCritic(LOGITS_SPEC, PLAIN), LOGITS_SPEC
+            return ActorCritic(LOGITS_SPEC, ACTOR_CRITIC).policy(), LOGITS_SPEC
 
 
 def answer(model: bytes, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +147,7 @@ def test_a_masked_model_takes_masks_and_never_prefers_what_they_forbid() -> None
         assert session.run(["action"], feeds)[0].tolist() == found.actions
     other, _ = network("plain", seed=5)
     with pytest.raises(ModelRejected, match="differs from the network"):
-        check_parity(model, _WithMask(other), spec, OBSERVATIONS)
+        check_parity(model, _WithMask(other, spec), spec, OBSERVATIONS)
 
 
 def test_the_signature_is_the_platforms() -> None:
@@ -174,7 +176,7 @@ def test_a_model_of_another_network_is_rejected() -> None:
     other, _ = network("plain", seed=1)
     model = Exporter(spec).export(exported, OBSERVATIONS)
     with pytest.raises(ModelRejected, match=r"differs from the network by .* on a batch of 1"):
-        check_parity(model, _WithGreedyAction(other), spec, OBSERVATIONS)
+        check_parity(model, _WithGreedyAction(other, spec), spec, OBSERVATIONS)
 
 
 def test_a_model_whose_weights_were_changed_is_rejected() -> None:
@@ -184,7 +186,9 @@ def test_a_model_whose_weights_were_changed_is_rejected() -> None:
     values = onnx.numpy_helper.to_array(tensor) + np.float32(0.01)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     with pytest.raises(ModelRejected, match="differs from the network"):
-        check_parity(model.SerializeToString(), _WithGreedyAction(exported), spec, OBSERVATIONS)
+        check_parity(
+            model.SerializeToString(), _WithGreedyAction(exported, spec), spec, OBSERVATIONS
+        )
 
 
 def test_a_network_that_has_diverged_is_rejected() -> None:

@@ -17,6 +17,7 @@ from services.trainer.losses import (
     error_loss,
     expected_sarsa_target,
     only_allowed,
+    policy_gradient_loss,
     preference_log_likelihood,
     quantile_loss,
     sarsa_target,
@@ -220,3 +221,13 @@ def test_a_larger_tie_parameter_makes_ties_likelier() -> None:
     ]
     assert ties == sorted(ties)
     assert ties[1] == pytest.approx(math.log(1 / 3))
+
+
+def test_the_policy_gradient_by_hand() -> None:
+    log_probability = torch.tensor([-1.0, -2.0], requires_grad=True)
+    advantage = torch.tensor([3.0, -1.0], requires_grad=True)
+    loss = policy_gradient_loss(log_probability, advantage)
+    assert loss.item() == pytest.approx((3 - 2) / 2)
+    loss.backward()
+    assert log_probability.grad.tolist() == [-1.5, 0.5]
+    assert advantage.grad is None

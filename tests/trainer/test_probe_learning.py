@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learning_rig import dqn_config, learn_dqn, learn_ppo, ppo_config
+from learning_rig import dqn_config, learn_dqn
 
 from services.trainer.resources import Resources
 
@@ -37,26 +37,3 @@ def test_dqn_discounts_whatever_its_targets(
 def test_dqn_learns_rewards_in_the_scale_it_was_given(resources: Resources, tmp_path: Path) -> None:
     learner = learn_dqn(dqn_config("ProbeReward-v0", reward_scale=2.0), resources, tmp_path)
     np.testing.assert_allclose(learner.q_values(column(0)), [[0.5, 0.5]], atol=CLOSE)
-
-
-@pytest.mark.parametrize(
-    ("environment", "observations", "expected"),
-    [
-        ("ProbeReward-v0", [0], [1]),
-        ("ProbeDiscount-v0", [0, 1], [0.5, 1]),
-        ("ProbeTruncation-v0", [0], [2]),
-    ],
-)
-def test_ppo_learns_the_values(
-    environment: str, observations: list[float], expected: list[float], tmp_path: Path
-) -> None:
-    learner = learn_ppo(ppo_config(environment), tmp_path)
-    np.testing.assert_allclose(learner.values(column(*observations)), expected, atol=2 * CLOSE)
-
-
-def test_ppo_learns_to_act(tmp_path: Path) -> None:
-    learner = learn_ppo(ppo_config("ProbeAction-v0"), tmp_path)
-    choice = learner.act(np.repeat(column(0, 1), 100, axis=0), np.random.default_rng(0))
-    right = choice.actions == np.repeat([0, 1], 100)
-    assert right.mean() > 0.9
-    assert learner.greedy(column(0, 1)).tolist() == [0, 1]

@@ -17,9 +17,10 @@ import torch
 
 from services.common.registry import PolicyRegistry
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
-from services.trainer.config import DQNRun, QNetworkConfig, RLHFRun, parse
+from services.trainer.actor_critic import ActorCritic
+from services.trainer.config import ActorCriticNetworkConfig, DQNRun, QNetworkConfig, RLHFRun, parse
 from services.trainer.evaluate import Greedy
-from services.trainer.networks import ActorCritic, QNetwork
+from services.trainer.networks import QNetwork
 from services.trainer.published import PublishedPolicy
 from services.trainer.publishing import (
     KEPT_CANDIDATES,
@@ -34,6 +35,7 @@ from services.trainer.runs.session import RunSession
 from tutelage.v1 import training_pb2 as pb
 
 ACTIONS = 101
+ACTOR_CRITIC = ActorCriticNetworkConfig(hidden=(8,))
 NETWORK = QNetworkConfig(hidden=(2,))
 SPEC = PolicySpec(
     environment="Pays-v0",
@@ -161,7 +163,7 @@ def test_what_is_published_says_where_it_came_from_and_acts_as_it_was_judged(rig
 
 def test_a_policy_without_action_values_is_published_without_weights(rig: Rig) -> None:
     spec = SPEC.model_copy(update={"distribution": Distribution.LOGITS})
-    network, settings = ActorCritic(spec, NETWORK), config("ppo")
+    network, settings = ActorCritic(spec, ACTOR_CRITIC).policy(), config("ppo")
     identity, generator = Identity("run-1", "ppo", spec), np.random.default_rng(0)
     publisher = Publisher(rig.session, settings, identity, rig.resources, generator)
     publisher.consider(network, greedy(network), 1)

@@ -15,8 +15,8 @@ from torch import nn
 
 from services.common.errors import DataCorrupted, NotFound, PreconditionFailed
 from services.common.registry import Evaluation, PolicyManifest, PolicyRegistry
-from services.trainer.config import NetworkConfig
-from services.trainer.networks import ActorCritic
+from services.trainer.actor_critic import ActorCritic
+from services.trainer.config import ActorCriticNetworkConfig, NetworkConfig
 from services.trainer.weights import WEIGHTS, load_q_network, load_weights, save_weights
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_was_changed_is_not_read(registry: PolicyRegistry, tmp_path:
 
 def test_a_policy_without_action_values_is_refused(registry: PolicyRegistry) -> None:
     with pytest.raises(TypeError, match="ActorCritic holds no action values"):
-        save_weights(ActorCritic(LOGITS_SPEC, FULL))
+        save_weights(ActorCritic(LOGITS_SPEC, ActorCriticNetworkConfig(hidden=(8,))))
     model = tiny_policies.linear_model()
 
     def by_ppo(version: int, digest: str) -> PolicyManifest:

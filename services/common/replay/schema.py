@@ -114,17 +114,19 @@ class ReplaySchema:
         dtype: str,
         stack: int = 1,
         extras: tuple[Field, ...] = (),
+        action: Field | None = None,
     ) -> ReplaySchema:
-        """One-step transitions of a discrete-action environment that observes one array.
+        """One-step transitions of an environment that observes one array.
 
         There is no `done`: learners bootstrap through `truncated`, never through `terminated`.
 
         Args:
             observation_shape: of one frame when `stack` is above 1.
             extras: of the state, such as an action mask.
+            action: None: the number of a discrete action.
         """
         observation = Field(OBSERVATION, dtype, observation_shape, stack)
-        return cls((observation, *extras), Field("action", "int32"))
+        return cls((observation, *extras), action or Field("action", "int32"))
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:

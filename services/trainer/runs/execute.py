@@ -8,36 +8,49 @@ import numpy as np
 import structlog
 import torch
 
+from services.common.action_space import Box, Discrete
 from services.common.errors import InvalidConfig, TutelageError
 from services.common.spec import Distribution, PolicySpec
 from services.trainer import environments
+from services.trainer.actor_critic import ActorCritic
+from services.trainer.algorithms.a2c import A2CLearner
+from services.trainer.algorithms.actor_critic import ActorCriticLearner
 from services.trainer.algorithms.dqn import DQNLearner
 from services.trainer.algorithms.ppo import PPOLearner
 from services.trainer.algorithms.pqn import PQNLearner
 from services.trainer.algorithms.qr_dqn import QuantileLearner
+from services.trainer.algorithms.sac import SACLearner
+from services.trainer.algorithms.sac_discrete import DiscreteSACLearner
 from services.trainer.algorithms.tabular import TabularLearner
+from services.trainer.algorithms.td3 import TD3Learner
+from services.trainer.algorithms.twin_critics import TwinCriticsLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
+    A2CRun,
     DQNRun,
     EnvironmentConfig,
     PPORun,
     PQNRun,
     RLHFRun,
+    SACRun,
     SegmentsRun,
     TabularRun,
+    TD3Run,
     TrainingConfig,
 )
+from services.trainer.heads import policy_gradient_distribution
 from services.trainer.learning import DrawnBatches
-from services.trainer.networks import ActorCritic, QNetwork
+from services.trainer.networks import QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
-from services.trainer.runs import off_policy
+from services.trainer.runs import off_policy, twin_critics
 from services.trainer.runs.fine_tuning import fine_tune
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.loop import LoopParts
 from services.trainer.runs.on_policy import OnPolicyRun
 from services.trainer.runs.parallel_q import ParallelQRun
 from services.trainer.runs.recording import record
+from services.trainer.runs.replay_loop import ReplayParts
 from services.trainer.runs.session import Listener, RunSession
 from services.trainer.runs.store import RunFolder, RunView
 from services.trainer.runs.tabular import TabularLoop
@@ -104,8 +117,10 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_table(config, folder, session, resources, generator)
         case PQNRun():
             return _train_pqn(config, folder, session, resources, generator)
-        case PPORun():
-            return _train_ppo(config, folder, session, resources, generator)
+        case SACRun() | TD3Run():
+            return _train_twin_critics(config, folder, session, resources, attempt, generator)
+        case PPORun() | A2CRun():
+            return _train_on_policy(config, folder, session, resources, generator)
         case RLHFRun():
             return fine_tune(config, folder, session, resources, generator)
 
@@ -162,15 +177,21 @@ def values_spec(environment: EnvironmentConfig) -> PolicySpec:
     return environments.spec_of(environment, Distribution.Q_VALUES, masked=masked)
 
 
-def _train_ppo(
-    config: PPORun,
+def _train_on_policy(
+    config: PPORun | A2CRun,
     folder: RunFolder,
     session: RunSession,
     resources: Resources,
     generator: np.random.Generator,
 ) -> bool:
-    spec = environments.spec_of(config.environment, Distribution.LOGITS)
-    learner = PPOLearner(ActorCritic(spec, config.network), config.ppo, resources.device)
+    kind = policy_gradient_distribution(environments.action_space_of(config.environment))
+    spec = environments.spec_of(config.environment, kind)
+    network = ActorCritic(spec, config.network, config.rates.initial_log_std)
+    learner: ActorCriticLearner
+    if isinstance(config, PPORun):
+        learner = PPOLearner(network, config.ppo, resources.device)
+    else:
+        learner = A2CLearner(network, config.a2c, resources.device)
     identity = Identity(folder.run_id, config.algorithm, spec)
     parts = LoopParts(
         session=session,
@@ -178,7 +199,50 @@ def _train_ppo(
         checkpoints=_checkpoints(folder, config),
         generator=generator,
     )
-    return OnPolicyRun(config, config.ppo, spec, learner, parts).run()
+    return OnPolicyRun(config, config.rates, learner, parts).run()
+
+
+def _train_twin_critics(
+    config: SACRun | TD3Run,
+    folder: RunFolder,
+    session: RunSession,
+    resources: Resources,
+    attempt: int,
+    generator: np.random.Generator,
+) -> bool:
+    spec, learner = twin_critics_learner(config, resources.device, generator)
+    identity = Identity(folder.run_id, config.algorithm, spec)
+    parts = ReplayParts(
+        session=session,
+        resources=resources,
+        run_id=folder.run_id,
+        attempt=attempt,
+        spec=spec,
+        judge=Publisher(session, config, identity, resources, generator),
+        checkpoints=_checkpoints(folder, config),
+        generator=generator,
+    )
+    return twin_critics.run(config, learner, parts)
+
+
+def twin_critics_learner(
+    config: SACRun | TD3Run, device: torch.device, generator: np.random.Generator
+) -> tuple[PolicySpec, TwinCriticsLearner]:
+    """The learner of such a run, and what its policy takes and gives."""
+    environment, network = config.environment, config.network
+    if isinstance(config, TD3Run):
+        spec = environments.spec_of(environment, Distribution.DETERMINISTIC)
+        return spec, TD3Learner(spec, network, config.td3, device, generator)
+    if isinstance(environments.action_space_of(environment), Box):
+        spec = environments.spec_of(environment, Distribution.TANH_GAUSSIAN)
+        return spec, SACLearner(spec, network, config.sac, device, generator)
+    spec = environments.spec_of(environment, Distribution.LOGITS)
+    if not isinstance(spec.action, Discrete):
+        raise InvalidConfig(
+            f"environment.id: {spec.environment} acts in {spec.action}, expected "
+            "Discrete or a Box for sac"
+        )
+    return spec, DiscreteSACLearner(spec, network, config.sac, device, generator)
 
 
 def _train_table(

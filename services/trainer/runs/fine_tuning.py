@@ -12,12 +12,13 @@ from torch import nn
 
 from services.common.spec import PolicySpec
 from services.trainer import environments
+from services.trainer.actor_critic import LeashedActorCritic
 from services.trainer.algorithms.ppo import PPOLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import QNetworkConfig, RLHFRun
-from services.trainer.evaluate import Greedy, evaluate
+from services.trainer.evaluate import evaluate
 from services.trainer.export import Exporter
-from services.trainer.networks import LeashedActorCritic, LeashedQNetwork, QNetwork
+from services.trainer.networks import LeashedQNetwork, QNetwork
 from services.trainer.publishing import CandidateKeeper, Identity, greedy, publish
 from services.trainer.resources import Resources
 from services.trainer.runs.loop import LoopParts
@@ -61,12 +62,12 @@ def fine_tune(
     network = LeashedActorCritic(actor, manifest.spec, config.network)
     parts = LoopParts(
         session=session,
-        judge=_ActorAlone(judge, actor),
+        judge=judge,
         checkpoints=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
         generator=generator,
     )
     learner = PPOLearner(network, config.tuning, resources.device)
-    if not OnPolicyRun(config, config.tuning, manifest.spec, learner, parts, shaping).run():
+    if not OnPolicyRun(config, config.tuning, learner, parts, shaping).run():
         return False
     identity = Identity(folder.run_id, config.algorithm, manifest.spec, version)
     _publish(judge, config, identity, session, resources, generator)
@@ -113,18 +114,6 @@ def leash(deployed: Deployed, config: RLHFRun, spec: PolicySpec) -> LeashedQNetw
         prior_temperature=config.leash.prior_temperature or deployed.median_lead,
         floor=config.leash.floor,
     )
-
-
-class _ActorAlone:
-    """Has the actor judged, which is what is published, and not the critic beside it."""
-
-    def __init__(self, keeper: CandidateKeeper, actor: LeashedQNetwork) -> None:
-        self._keeper, self._actor = keeper, actor
-        self.state, self.restore = keeper.state, keeper.restore
-
-    def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
-        """See Judge."""
-        return self._keeper.consider(self._actor, act, env_steps)
 
 
 def _publish(

@@ -18,16 +18,20 @@ def replay_schema(spec: PolicySpec, stack: int) -> ReplaySchema:
     Raises:
         InvalidConfig: when observations do not begin with so many frames.
     """
-    observation = spec.observation
-    masks = (Field(MASK, "bool", (spec.actions,)),) if spec.masked else ()
-    if stack == 1:
-        return ReplaySchema.transitions(observation.shape, observation.dtype, extras=masks)
-    if observation.shape[:1] != (stack,):
+    observation, shape = spec.observation, spec.observation.shape
+    if stack > 1 and shape[:1] != (stack,):
         raise InvalidConfig(
-            f"replay.frame_stack is {stack}, but observations are of shape {observation.shape}, "
-            f"expected {stack} frames on the first axis"
+            f"replay.frame_stack is {stack}, but observations are of shape {shape}, expected "
+            f"{stack} frames on the first axis"
         )
-    return ReplaySchema.transitions(observation.shape[1:], observation.dtype, stack, masks)
+    action = "int32" if spec.action.dtype == "int64" else spec.action.dtype
+    return ReplaySchema.transitions(
+        shape[1:] if stack > 1 else shape,
+        observation.dtype,
+        stack,
+        extras=(Field(MASK, "bool", (spec.action.choices,)),) if spec.masked else (),
+        action=Field("action", action, spec.action.shape),
+    )
 
 
 def check_stacks(observations: npt.NDArray[Any], stack: int) -> None:

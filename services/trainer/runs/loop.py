@@ -46,8 +46,8 @@ class Learner(Protocol):
         """Updates made."""
         ...
 
-    def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """(B, *shape) → (B,)"""
+    def greedy(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(B, *shape) → (B, *action), as the environment takes them."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:

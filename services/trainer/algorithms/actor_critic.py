@@ -1,0 +1,134 @@
+"""What PPO and A2C share: an actor and a critic that act, judge and are improved on rollouts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
+from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
+from services.trainer.config import OnPolicyConfig
+from services.trainer.gradients import clip_norm_
+from services.trainer.heads import head_of
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Steps of a rollout, flattened; B of them.
+
+    observation: (B, *shape)
+    action: (B, …) in the units of the policy's head.
+    log_probability: (B,) of the action when it was chosen.
+    advantage, value_target: (B,)
+    """
+
+    observation: Array
+    action: Array
+    log_probability: npt.NDArray[np.float32]
+    advantage: npt.NDArray[np.float32]
+    value_target: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.advantage)
+
+
+class ActorCriticLearner(ABC):
+    """An actor and a critic, improved on one rollout at a time."""
+
+    def __init__(
+        self,
+        network: ActorCritic | LeashedActorCritic,
+        config: OnPolicyConfig,
+        device: torch.device,
+    ) -> None:
+        self.actor_critic = network.to(device)
+        self.head = head_of(network.spec).to(device)
+        self.updates = 0
+        self._rates, self._device = config, device
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.Adam(
+            self._parameters, lr=config.learning_rate, eps=1e-5, fused=True
+        )
+
+    @property
+    def network(self) -> nn.Module:
+        """The policy alone, which is judged and exported."""
+        return self.actor_critic.policy()
+
+    @abstractmethod
+    def update(self, batch: RolloutBatch, generator: np.random.Generator) -> dict[str, float]:
+        """Learn from a rollout; the figures of what was done last."""
+
+    def anneal(self, share_done: float) -> None:
+        """Set the learning rate for this share of the run done, in [0, 1]."""
+        if self._rates.anneal_learning_rate:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._rates.learning_rate * (1 - share_done)
+
+    def observe(self, observations: Array) -> None:
+        """Have observations (n, *shape) shift what others are normalised by, where they are."""
+        self.actor_critic.observe(self._tensor(observations).float())
+
+    def parameters(self, observations: Array) -> npt.NDArray[np.float32]:
+        """The policy's parameters: (B, *shape) → (B, P)"""
+        with torch.inference_mode():
+            parameters: npt.NDArray[np.float32] = (
+                self.actor_critic.parameters_of(self._tensor(observations)).cpu().numpy()
+            )
+        return parameters
+
+    def log_probabilities(self, parameters: Array, actions: Array) -> npt.NDArray[np.float32]:
+        """Of actions in the head's units: (B, P), (B, …) → (B,)"""
+        with torch.inference_mode():
+            chances = self.head.log_probability(self._tensor(parameters), self._tensor(actions))
+            rows: npt.NDArray[np.float32] = chances.cpu().numpy()
+        return rows
+
+    def values(self, observations: Array) -> npt.NDArray[np.float32]:
+        """(B, *shape) → (B,)"""
+        with torch.inference_mode():
+            values: npt.NDArray[np.float32] = (
+                self.actor_critic.value(self._tensor(observations)).cpu().numpy()
+            )
+        return values
+
+    def greedy(self, observations: Array) -> Array:
+        """(B, *shape) → (B, *action), as the environment takes them."""
+        with torch.inference_mode():
+            parameters = self.actor_critic.parameters_of(self._tensor(observations))
+            actions: Array = self.head.greedy(parameters).cpu().numpy()
+        return actions
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is learnt, by dotted name."""
+        return join(
+            network=self.actor_critic.state_dict(), optimizer=optimizer_tensors(self._optimizer)
+        )
+
+    def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from what `tensors` gave."""
+        self.actor_critic.load_state_dict(split(tensors, "network"))
+        restore_optimizer(self._optimizer, split(tensors, "optimizer"))
+        self.updates = updates
+
+    def _descend(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip_norm_(self._parameters, self._rates.max_gradient_norm)
+        self._optimizer.step()
+
+    def _entropy_term(self, parameters: Tensor) -> Tensor | float:
+        coefficient = self._rates.entropy_coefficient
+        return coefficient * self.head.entropy(parameters).mean() if coefficient else 0.0
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -1,0 +1,161 @@
+"""What runs that learn through the Redis replay share: collect, append, mirror, learn, evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.errors import ReplayUnavailable, StorageFull
+from services.common.replay import MirrorReplay, ReplayStore, Sampling, patiently
+from services.common.spec import PolicySpec
+from services.trainer import environments
+from services.trainer.checkpoint import CheckpointStore
+from services.trainer.collector import Choice, Collector
+from services.trainer.config import ReplayConfig, TrainingConfig
+from services.trainer.divergence import check_finite
+from services.trainer.resources import Resources
+from services.trainer.runs.frames import check_stacks, replay_schema
+from services.trainer.runs.loop import Judge, Learner, LoopParts, TrainingLoop
+from services.trainer.runs.session import RunSession
+
+
+@dataclass(frozen=True)
+class ReplayParts:
+    """What a run through the replay stands on."""
+
+    session: RunSession
+    resources: Resources
+    run_id: str
+    attempt: int
+    spec: PolicySpec
+    judge: Judge
+    checkpoints: CheckpointStore
+    generator: np.random.Generator
+
+
+class ReplayLoop(TrainingLoop):
+    """Acts, appends chunks of what happened to the replay, and learns from all of it.
+
+    Args:
+        total_env_steps: where it ends at the latest.
+        sampling: how batches are made of rows.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        replay: ReplayConfig,
+        total_env_steps: int,
+        sampling: Sampling,
+        learner: Learner,
+        parts: ReplayParts,
+    ) -> None:
+        self._chunk_rows, self._min_replay_size = replay.chunk_rows, replay.min_replay_size
+        self._total_env_steps, self._parts = total_env_steps, parts
+        self._replay: MirrorReplay = self._patiently(lambda: _open(replay, sampling, parts))
+        loop = LoopParts(parts.session, parts.judge, parts.checkpoints, parts.generator)
+        super().__init__(config, total_env_steps, loop, learner)
+        self._patiently(self._replay.sync)
+        self._collector = Collector(
+            environments.make(config.environment),
+            self._replay.schema,
+            seed=environments.seed_from(parts.generator),
+            first_episode=_first_episode(parts),
+        )
+        check_stacks(self._collector.observations, replay.frame_stack)
+
+    @abstractmethod
+    def act(self, observations: npt.NDArray[Any]) -> Choice:
+        """What to do in each environment, exploration included."""
+
+    @abstractmethod
+    def learn(self, steps: int) -> dict[str, float]:
+        """Learn as much as so many new steps allow; the figures of it, if any."""
+
+    @property
+    def share_done(self) -> float:
+        """Of the run's environment steps."""
+        return self.env_steps / self._total_env_steps
+
+    def save(self) -> None:
+        """See TrainingLoop; the replay's priorities become durable too, if it answers."""
+        with suppress(ReplayUnavailable, StorageFull):
+            self._replay.checkpoint()
+        super().save()
+
+    def close(self) -> None:
+        """Return once the replay has all rows and counts of this run."""
+        self._patiently(self._replay.close)
+
+    def step(self) -> None:
+        """Collect a chunk, append it, and learn as much as it allows.
+
+        Redis takes a chunk in while the learner learns from those before.
+        """
+        steps = self._collect()
+        rows = self._collector.take()
+        self._patiently(lambda: self._replay.append_ahead(rows))
+        if self._replay.size < self._min_replay_size:
+            return
+        figures = self.learn(steps)
+        if figures:
+            check_finite(figures, self._parts.checkpoints.steps())
+            figures["replay_size"] = float(self._replay.size)
+            self._parts.session.metrics(self.env_steps, figures)
+
+    def _collect(self) -> int:
+        """Take steps for a chunk; returns how many."""
+        while self._collector.held < self._chunk_rows:
+            steps, episodes = self._collector.step(self.act)
+            self.env_steps += steps
+            for episode in episodes:
+                self._parts.session.episode(self.env_steps, episode.episode_return, episode.length)
+        return self._collector.held
+
+    def _patiently(self, operation: Any) -> Any:
+        session = self._parts.session
+        return patiently(
+            operation, on_wait=session.waiting, should_stop=lambda: session.should_stop
+        )
+
+
+def run_loop(make: Callable[[], ReplayLoop], session: RunSession) -> bool:
+    """Train until finished (True) or asked to stop (False), waiting for a replay that is away.
+
+    Rows that the replay had not acknowledged when the run was stopped are not part of it.
+    """
+    try:
+        loop = make()
+    except (ReplayUnavailable, StorageFull):
+        if session.should_stop:
+            return False
+        raise
+    try:
+        finished = loop.run()
+        loop.close()
+        return finished
+    except (ReplayUnavailable, StorageFull):
+        if not session.should_stop:
+            raise
+        loop.save()
+        return False
+
+
+def _first_episode(parts: ReplayParts) -> int:
+    """Ids of an attempt that a crash cut short must not come again, nor those of another run
+    that appends to the same replay."""
+    digest = hashlib.sha256(f"{parts.run_id}:{parts.attempt}".encode()).digest()
+    return int.from_bytes(digest[:4]) << 31  # ids are counted in int64 on the way
+
+
+def _open(config: ReplayConfig, sampling: Sampling, parts: ReplayParts) -> MirrorReplay:
+    schema = replay_schema(parts.spec, config.frame_stack)
+    name = config.name or parts.run_id
+    return MirrorReplay(ReplayStore(parts.resources.redis, name, schema, config.capacity), sampling)
