@@ -77,12 +77,24 @@ class QNetworkConfig(NetworkConfig):
 
 
 class ReplayConfig(Strict):
-    """The replay in Redis; its name is the run's unless given."""
+    """The replay in Redis; its name is the run's unless given.
 
-    capacity: Positive = 100_000
-    min_replay_size: Positive = 1_000
-    chunk_rows: Annotated[Positive, Field(description="Least rows appended at once.")] = 16
+    Each environment closes its part of a chunk with a row for the state reached last, which
+    takes room in the ring too: with n steps of each in a chunk, n of n + 1 rows are steps.
+    """
+
+    capacity: Annotated[Positive, Field(description="Rows, of steps and closing ones.")] = 100_000
+    min_replay_size: Annotated[Positive, Field(description="Steps.")] = 1_000
+    chunk_rows: Annotated[Positive, Field(description="Least steps appended at once.")] = 16
     name: str = ""
+    frame_stack: Annotated[
+        Positive,
+        Field(
+            description="How many frames an observation stacks on its first axis, oldest first "
+            "and at an episode's start the first one again, as FrameStackObservation does. Each "
+            "is then stored once. 1: observations are stored as they come."
+        ),
+    ] = 1
 
     def check_reached(self) -> None:
         """Refuse a size to begin at that there is no room for.

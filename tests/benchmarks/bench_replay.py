@@ -11,7 +11,10 @@ environments. `training` is the time of one DQN run (cartpole-dqn's settings, wi
 evaluation) through the replay in Redis, divided by its time on the same ring without Redis.
 
 Ours and the peers are measured in turn within each round, and medians over the rounds are
-given, so that what else the machine does weighs on all alike. Peers get virtual environments
+given, so that what else the machine does weighs on all alike. Machines, and hours, differ by
+more than the targets leave room for: beside each µs figure stands how many times it took what
+fancy indexing of one numpy array took in the same round (the peer `numpy`), which is the least
+that any replay in memory can do. Peers get virtual environments
 under $TUTELAGE_PEERS (default ~/.cache/tutelage-peers) on first use; one that cannot be had is
 reported with the reason. Writes build/bench/replay.json. `--profile` shows instead where the
 time of each of our figures goes, here and in the server.
@@ -25,6 +28,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ from services.common.embedded_redis import EmbeddedRedis
 
 REPORT = Path("build/bench/replay.json")
 INSERT, SAMPLE = "insert_rows_per_s", "sample_256_us"
+FANCY_INDEX = "fancy_index_256_us"
 # What is asked of each figure: at least, or at most.
 TARGETS: dict[str, tuple[str, float]] = {
     "append_1024_rows_per_s": ("≥", 1_000_000),
@@ -68,8 +73,8 @@ def start_peers(peers: list[Peer], stack: ExitStack, failures: dict[str, str]) -
 def measure(url: str, folder: Path, peers: list[Peer], rounds: int) -> dict[str, Any]:
     """Medians of all rounds.
 
-    `ours` by figure, `peers` by peer and figure, `failures` by peer, and `references`: what ours
-    stands on, taken alone.
+    `ours` by figure, `peers` by peer and figure, `failures` by peer, `references`: what ours
+    stands on, taken alone, and `times_numpy`: our µs figures over the peer `numpy`'s.
     """
     failures: dict[str, str] = {}
     mine: dict[str, list[float]] = {}
@@ -94,7 +99,15 @@ def measure(url: str, folder: Path, peers: list[Peer], rounds: int) -> dict[str,
                     failures[name] = str(error)
     return {
         "ours": {name: statistics.median(values) for name, values in mine.items()},
-        "peers": {name: _medians(values) for name, values in theirs.items()},
+        "peers": {
+            **{name: _medians(values) for name, values in theirs.items()},
+            "numpy": {INSERT: None, SAMPLE: statistics.median(references[FANCY_INDEX])},
+        },
+        "times_numpy": {
+            name: statistics.median(map(truediv, values, references[FANCY_INDEX]))
+            for name, values in mine.items()
+            if name.endswith("_us")
+        },
         "failures": failures,
         "references": {
             **{name: statistics.median(values) for name, values in references.items()},
@@ -128,7 +141,10 @@ def show(report: Mapping[str, Any]) -> None:
         sign, bound = TARGETS[name]
         met = value >= bound if sign == "≥" else value <= bound
         asked = f"{sign} {_number(bound)}"
-        print(f"{name:<28} {_number(value):>12} {asked:>12} {'' if met else 'missed'}".rstrip())
+        times = report["times_numpy"].get(name)
+        beside = f"{times:.1f} x numpy" if times else ""
+        missed = "" if met else "missed"
+        print(f"{name:<28} {_number(value):>12} {asked:>12} {beside:>12} {missed}".rstrip())
     print(f"\n{'for comparison, alone':<28}")
     for name, value in report["references"].items():
         print(f"{name:<28} {_number(value):>12}")

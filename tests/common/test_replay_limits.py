@@ -216,3 +216,29 @@ def test_producers_and_a_learner_in_step_stay_within_the_bounds(
     tail = shard.tail(0, 0, sampled=fresh)
     assert tail.inserted == 120
     assert limits.least <= 240 - tail.sampled <= limits.most
+
+
+@pytest.mark.parametrize("way", ["append", "append_ahead", "server"])
+def test_a_learner_that_collects_for_itself_does_not_wait_for_itself(
+    client: redis.Redis, name: str, way: str
+) -> None:
+    replay = open_replay(
+        client,
+        name,
+        SCHEMA,
+        100,
+        generator=np.random.default_rng(0),
+        mode="server" if way == "server" else "mirror",
+        limits=Limits(samples_per_insert=1, error_buffer=8, min_size=8),
+        chunk_rows=8,
+        batch_size=8,
+    )
+    append = getattr(replay, "append" if way == "server" else way)
+    append(make_rows(0, range(8)), timeout_s=0)
+    for episode in range(1, 10):
+        append(make_rows(episode, range(8)), timeout_s=0)
+        replay.sync()
+        assert len(replay.sample(8)) == 8
+    replay.close()
+    stats = ReplayStore.open_existing(client, name).shards[0].stats()
+    assert (stats.inserted, stats.sampled, stats.waits) == (80, 72, 0)

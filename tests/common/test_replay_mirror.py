@@ -36,6 +36,7 @@ from services.common.replay import (
     ration,
 )
 from services.common.replay.local import LocalReplay
+from services.common.replay.ring import NONE
 from services.common.replay.samplers import Drawn
 from services.common.replay.shard import Appended, ReplayShard, Tail
 
@@ -52,7 +53,16 @@ def mirrored(client: redis.Redis, name: str, capacity: int, **options: object) -
 
 def steps_of(replay: LocalReplay) -> list[int]:
     """The steps that can be sampled."""
-    return replay.newest(1000).rows["step"].tolist()
+    ring = replay._rings[0]
+    return ring.rows["step"][ring.steps % ring.capacity].tolist()
+
+
+def followers_of(replay: LocalReplay) -> list[int]:
+    """Where among those each one's next step stands; -1 where there is none."""
+    ring = replay._rings[0]
+    following = ring.next_slot[ring.steps % ring.capacity]
+    places = np.searchsorted(ring.steps, ring.number(following))
+    return np.where(following == NONE, -1, places).tolist()
 
 
 def assert_same(copy: LocalReplay, expected: LocalReplay) -> None:
@@ -237,6 +247,7 @@ def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path
         copy.append(make_rows(1, range(5, 9)))
         copy.sync()
         assert steps_of(copy) == list(range(9))
+        late = copy.sample(200).index
         valkey.kill()
         with log.open("r+b") as file:
             file.truncate(length)
@@ -249,7 +260,13 @@ def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path
         copy.sync()
         assert steps_of(copy) == [0, 1, 2, 3, 4, 20, 21, 22, 5, 6, 7, 8, 9]
         assert copy._prioritized.trees[0].total == pytest.approx(13)
-        assert copy.newest(100).successor.tolist() == [1, 2, 3, 4, 8, 6, 7, -1, 9, 10, 11, 12, -1]
+        copy.update_priorities(late, np.full(200, 5.0))  # numbers that others have now
+        assert copy._prioritized.trees[0].total == pytest.approx(13)
+        batch = copy.sample(200)
+        copy.update_priorities(batch.index, np.ones(200))
+        copy.update_priorities(batch.index[batch.rows["step"] == 21][:1], np.array([5.0]))
+        assert copy._prioritized.trees[0].total == pytest.approx(12 + 5**0.6, rel=1e-5)
+        assert followers_of(copy) == [1, 2, 3, 4, 8, 6, 7, -1, 9, 10, 11, 12, -1]
 
 
 LEARNER = """

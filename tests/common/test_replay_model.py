@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from replay_oracle import Actor, Oracle
 
 from services.common.replay import MemoryReplay, Prioritized, Sampling, Transitions
-from services.common.replay.samplers import Drawn
+from services.common.replay.samplers import NUMBER_BITS, Drawn
 from services.common.replay.schema import Field, ReplaySchema, Rows
 
 CAPACITY, DISCOUNT = 23, 0.5
@@ -61,6 +61,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.starts: list[int] = []  # of the chunks
         self.priorities: dict[int, float] = {}
         self.maximum = 1.0
+        self.generation = 0  # how often chunks were lost
 
     @rule(who=st.integers(0, 2), ends=CHUNKS)
     def append(self, who: int, ends: list[tuple[str, str]]) -> None:
@@ -82,6 +83,7 @@ class ReplayMachine(RuleBasedStateMachine):
         lost = [self.oracle.rows[a:b] for a, b in zip(starts, ends, strict=True)]
         self.oracle.truncate(starts[0])
         self.replay._truncate(0, starts[0])
+        self.generation += 1
         for rows in reversed(lost) if again else ():
             self._append(np.array(rows, dtype=self.oracle.schema.dtype))
 
@@ -90,14 +92,15 @@ class ReplayMachine(RuleBasedStateMachine):
     def refit(self) -> None:
         self.relabel.version += 1
 
-    @rule(data=st.data(), count=st.integers(1, 5))
-    def update_priorities(self, data: st.DataObject, count: int) -> None:
+    @rule(data=st.data(), count=st.integers(1, 5), late=st.sampled_from([0, 0, 0, 1]))
+    def update_priorities(self, data: st.DataObject, count: int, late: int) -> None:
         numbers = st.integers(-1, self.oracle.head + 2)
         index = data.draw(st.lists(numbers, min_size=count, max_size=count))
         errors = st.sampled_from([0, -2, 0.5, 7])
         given = data.draw(st.lists(errors, min_size=count, max_size=count))
-        self.replay.update_priorities(np.array(index), np.array(given, dtype=np.float32))
-        possible = set(self.oracle.sampleable())
+        names = np.array(index) + ((self.generation - late) << NUMBER_BITS)
+        self.replay.update_priorities(names, np.array(given, dtype=np.float32))
+        possible = set() if late else set(self.oracle.sampleable())
         for number, priority in zip(index, given, strict=True):
             if number in possible:
                 self.priorities[number] = abs(priority) + 1e-6
@@ -137,7 +140,8 @@ class ReplayMachine(RuleBasedStateMachine):
     def _check_sequences(self, possible: list[int]) -> None:
         batch = self.replay.sample_sequences(3, length=3, burn_in=2)
         assert len(batch) == 3
-        for i, number in enumerate(batch.index.tolist()):
+        for i, name in enumerate(batch.index.tolist()):
+            number = name - (self.generation << NUMBER_BITS)
             assert number in possible
             steps = self.oracle.steps_from(number, 5)
             assert batch.mask[i].tolist() == [t < len(steps) for t in range(5)]

@@ -181,3 +181,19 @@ def test_rows_of_another_schema_leave_the_producer_as_it_was(
     with pytest.raises(InvalidInput):
         writer.append(np.zeros(3, np.dtype([("other", "f4")])))
     assert writer.append(make_rows(1, [0])) == 2
+
+
+def test_after_a_long_silence_numbers_begin_anew(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReplayStore(client, name, SCHEMA, 100)
+    writer = ReplayProducer(store)
+    writer.append(make_rows(1, range(3)))
+    client.hdel(f"{store.shards[0].prefix}meta", f"producer:{writer._id}")  # as after a day
+    monkeypatch.setattr(producer, "ANEW_S", -1.0)
+    for start in (3, 6):
+        lose_replies(store, monkeypatch, times=1)
+        with pytest.raises(ReplayUnavailable):
+            writer.append(make_rows(1, range(start, start + 3)))
+        writer.append(make_rows(1, range(start, start + 3)))
+    assert steps_in(store) == list(range(9))

@@ -24,8 +24,9 @@ from services.common.replay import (
     ServerReplay,
     Transitions,
     open_replay,
+    server,
 )
-from services.common.replay.fragments import assemble
+from services.common.replay.fragments import FragmentBuilder, assemble
 from services.common.replay.samplers import Uniform
 from services.common.replay.schema import STEP, Rows
 
@@ -107,6 +108,12 @@ def test_new_rows_have_the_greatest_priority_given_and_beta_can_be_raised() -> N
     assert replay.sample(8).weights.tolist() == [1] * 8
     replay.beta = 1.0
     np.testing.assert_allclose(np.unique(replay.sample(100).weights), [1 / 7, 1], rtol=1e-5)
+
+
+def test_as_many_priorities_as_rows_are_wanted() -> None:
+    replay = filled([make_rows(1, range(5))], sampler=Prioritized())
+    with pytest.raises(InvalidInput, match="1 priorities were given for 2 rows"):
+        replay.update_priorities(np.array([0, 1]), np.array([1.0]))
 
 
 def test_priorities_that_are_no_numbers_are_refused() -> None:
@@ -399,4 +406,43 @@ def test_a_batch_asked_for_ahead_waits_for_no_one(client: redis.Redis, name: str
     batch = replay.sample(200)
     check_batch(batch)
     assert batch.index.max() > 30
+    replay.close()
+
+
+def test_a_batch_of_server_mode_is_one_round_trip(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SYNC_PERIOD_S", 1000.0)
+    append(client, name, [make_rows(1, range(90))], 100, 1)
+    replay = opened(client, name, 100, mode="server")
+    replay.sample(64)
+    client.config_resetstat()
+    for _ in range(20):
+        replay.sample(64)
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 20
+    replay.close()
+
+
+@pytest.mark.parametrize("mode", ["mirror", "server"])
+@pytest.mark.parametrize("stack", [1, 3])
+def test_observations_may_be_single_numbers(
+    client: redis.Redis, name: str, mode: str, stack: int
+) -> None:
+    schema = ReplaySchema.transitions((), "int64", stack=stack)
+    builder = FragmentBuilder(schema, 1)
+    for step in range(9):
+        rows, reached = schema.empty(1), schema.empty(1)
+        rows["step"] = step
+        schema.set_observation(rows, np.array([step]))
+        schema.set_observation(reached, np.array([step + 1]))
+        builder.add(rows, reached)
+    ReplayProducer(ReplayStore(client, name, schema, 100)).append(builder.take())
+    generator = np.random.default_rng(0)
+    replay = open_replay(client, name, schema, 100, generator=generator, mode=mode)
+    batch = replay.sample(50)
+    step = batch.rows["step"].astype(int)
+    frames = np.maximum(step[:, None] + np.arange(1 - stack, 1), 0)
+    expected = frames if stack > 1 else step
+    np.testing.assert_array_equal(batch.observation, expected)
+    assert batch.next_observation.shape == expected.shape
     replay.close()

@@ -9,6 +9,7 @@ from replay_rig import SCHEMA, make_rows
 
 from services.common.errors import ReplayDataLost
 from services.common.replay import ReplaySchema, ReplayStore
+from services.common.replay import shard as shard_module
 from services.common.replay.shard import APPENDED, DUPLICATE, GAP, MISSING, ReplayShard
 
 THREE = SCHEMA.pack(make_rows(1, range(2)))  # two steps and what they led to
@@ -198,3 +199,23 @@ def test_the_figures_of_a_shard(client: redis.Redis, name: str) -> None:
     shard.remove()
     with pytest.raises(ReplayDataLost):
         shard.stats()
+
+
+@pytest.mark.parametrize(("several", "seconds"), [(300, 3600), (100, -1), (300, -1)])
+def test_who_has_been_silent_for_long_is_forgotten_where_there_are_many(
+    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch, several: int, seconds: int
+) -> None:
+    shard = make_shard(client, name)
+    for i in range(several):
+        shard.append(f"producer-{i}", 1, THREE)
+        shard._reader = f"reader-{i}"
+        shard.tail(0, 0, sampled=1)
+    monkeypatch.setattr(shard_module, "REMEMBERED_S", seconds)
+    again = make_shard(client, name)
+    expected = 0 if several > 256 and seconds < 0 else several
+    meta = client.hkeys(f"{shard.prefix}meta")
+    assert sum(field.startswith(b"producer:") for field in meta) == expected
+    assert client.hlen(f"{shard.prefix}readers") == expected
+    again.tail(0, 0, sampled=1)
+    assert again.stats().sampled == several + 1
+    assert again.append("producer-0", 2, THREE).status == (APPENDED if expected else GAP)

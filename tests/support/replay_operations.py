@@ -10,7 +10,8 @@ from services.common.replay import ReplayProducer, ReplayStore, connect, list_re
 # What the README says that a user needs.
 RULES = (
     "~tutelage:replay:*",
-    *("+evalsha", "+eval", "+hmget", "+hget", "+hset", "+hgetall", "+hincrby", "+exists"),
+    *("+evalsha", "+eval", "+hmget", "+hget", "+hset", "+hgetall", "+hincrby", "+hlen", "+hdel"),
+    "+exists",
     *("+setrange", "+getrange", "+memory|usage", "+time", "+info", "+scan", "+unlink", "+del"),
 )
 CLUSTER_RULES = ("+cluster|slots", "+command", "+asking")

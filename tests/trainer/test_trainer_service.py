@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import grpc
 import psutil
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from trainer_process import ENDLESS, SHORT, TINY, TrainerProcess, is_checkpoint, is_message
 
 from services.common.embedded_redis import EmbeddedRedis
+from services.common.ports import free_port
 from services.common.registry import PolicyRegistry
 from services.trainer.config import load_preset, parse, preset_names
 from tutelage.v1 import training_pb2 as pb
@@ -234,3 +237,36 @@ def test_a_taken_port_is_one_clear_line(trainer: TrainerProcess, start: Start) -
         start(trainer_address=trainer.address)
     assert f"trainer: cannot listen on {trainer.address}" in str(ended.value)
     assert "Traceback" not in str(ended.value)
+
+
+def test_replays_of_runs_are_told_to_prometheus(start: Start, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "own") as valkey:
+        port = free_port()
+        trainer = start(valkey.url, trainer_metrics_port=port)
+        run_id = trainer.start(SHORT)
+        assert trainer.wait_until_ended(run_id).status == pb.RUN_STATUS_SUCCEEDED
+        told = samples_of(port, run_id)
+    steps = int(SHORT["dqn.total_env_steps"])
+    updates = (told["sampled_rows_total"]) / 64
+    assert steps <= told["inserted_steps_total"] < steps + 32
+    assert 0 < updates <= told["inserted_steps_total"] / 16
+    assert updates == int(updates)  # every batch was counted
+    assert told["sample_ratio"] == told["sampled_rows_total"] / told["inserted_steps_total"]
+    assert told["rows"] == told["appended_rows_total"] > told["inserted_steps_total"]
+    assert told["bytes"] > 48 * told["rows"]
+    assert told["mirror_lag_rows"] == told["waits_total"] == 0
+    assert told["producers"] == 1
+    assert told["oldest_age_seconds"] >= 0
+    assert told["append_rows_per_second"] > 0
+
+
+def samples_of(port: int, replay: str) -> dict[str, float]:
+    """What is said of one replay, without the prefix of the names."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    found = [sample for family in families for sample in family.samples]
+    return {
+        sample.name.removeprefix("tutelage_replay_"): sample.value
+        for sample in found
+        if sample.labels.get("replay") == replay
+    }

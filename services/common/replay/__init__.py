@@ -14,6 +14,9 @@ mirrors what may have changed.
                                           it out, often 30 s
     appendonly no everything              everything                  all older than 10 s
 
+Redis remembers for a day who appended last and what (longer where they are few), so that a chunk
+can be retried for as long; a producer that was silent for half a day begins with new numbers.
+
 In a cluster a primary acknowledges before its replica has the chunk. When the replica takes
 over, what it had not received is sent again, like after a crash. A primary that is cut off
 acknowledges for up to `cluster-node-timeout` more, all of which is then dropped: keep that below

@@ -132,9 +132,12 @@ class Batch(Transitions):
 
     @property
     def index(self) -> Index:
-        """(B,) row numbers within their shards, for `update_priorities`."""
-        numbers: Index = joined([drawn.numbers for drawn in self._drawn])
-        return numbers
+        """(B,) which rows of their shards these are, for `update_priorities`.
+
+        Their numbers; once Redis lost rows, so that numbers were given out again, more than that.
+        """
+        index: Index = joined([drawn.index for drawn in self._drawn])
+        return index
 
     @property
     def shard(self) -> Index:

@@ -65,6 +65,8 @@ class MirrorReplay(LocalReplay):
 
         They can be sampled after `sync`.
         """
+        if self._ration:
+            self._report()
         return self._writer().append(rows, timeout_s)
 
     def append_ahead(self, rows: Rows, timeout_s: float | None = None) -> None:
@@ -132,9 +134,7 @@ class MirrorReplay(LocalReplay):
     def close(self) -> None:
         """Checkpoint and report the samples; the client stays open, for it is the caller's."""
         self.checkpoint()
-        for i, shard in enumerate(self._store.shards):
-            if self._sampled[i]:
-                self._read(i, shard)
+        self._report()
 
     def _writer(self) -> ReplayProducer:
         if self._producer is None:
@@ -143,7 +143,15 @@ class MirrorReplay(LocalReplay):
 
     def _settle(self, timeout_s: float | None = None) -> None:
         if self._producer is not None:
+            if self._ration:
+                self._report()
             self._producer.settle(timeout_s)
+
+    def _report(self) -> None:
+        """Say what was sampled, for which a chunk of ours may have to wait."""
+        for i, shard in enumerate(self._store.shards):
+            if self._sampled[i]:
+                self._read(i, shard)
 
     def _hear(self, answer: Appended, data: bytes) -> None:
         self._echoes[self._writer().shard].hear(answer, data)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from services.common.errors import InvalidInput
 from services.common.replay.ring import Change, Index, Ring
-from services.common.replay.samplers import Drawn, Prioritized
+from services.common.replay.samplers import NUMBER_BITS, Drawn, Prioritized
 from services.common.replay.sum_tree import Doubles, SumTree, prioritise
 
 Floats = npt.NDArray[np.float32]
@@ -48,11 +48,14 @@ class PrioritizedSampler:
         return drawn
 
     def update(self, shard: int, index: Index, priorities: npt.NDArray[np.floating]) -> None:
-        """Give rows new priorities |p| + ε; rows that are gone or overwritten are left out.
+        """Give rows new priorities |p| + ε; rows that are gone or overwritten are left out,
+        also where another row has come to have the number.
 
         Raises:
-            InvalidInput: when one is not finite.
+            InvalidInput: when one is not finite, or there are more or fewer of them than rows.
         """
+        if len(index) != len(priorities):
+            raise InvalidInput(f"{len(priorities)} priorities were given for {len(index)} rows")
         ring, settings = self._rings[shard], self._settings
         greatest = prioritise(
             self.trees[shard].nodes,
@@ -61,6 +64,8 @@ class PrioritizedSampler:
             BLOCK_SLOTS,
             np.asarray(index, dtype=np.int64),
             np.asarray(priorities, dtype=np.float64),
+            NUMBER_BITS,
+            ring.generation,
             ring.oldest,
             ring.head,
             settings.alpha,
@@ -119,4 +124,4 @@ class PrioritizedSampler:
     def _find(self, shard: int, masses: Doubles, minimum: float) -> Drawn:
         ring, tree = self._rings[shard], self.trees[shard]
         numbers, weights = tree.draw(masses, ring.head - 1, ring.capacity, minimum, self.beta)
-        return Drawn(shard, numbers, weights)
+        return Drawn(shard, numbers, weights, ring.generation)

@@ -13,10 +13,19 @@ import redis
 from services.common.errors import InvalidInput, ReplayBackpressure, ReplayDataLost
 from services.common.replay.flight import Flight
 from services.common.replay.schema import STEP, Rows
-from services.common.replay.shard import APPENDED, DUPLICATE, GAP, MISSING, WAIT, Appended
+from services.common.replay.shard import (
+    APPENDED,
+    DUPLICATE,
+    GAP,
+    MISSING,
+    REMEMBERED_S,
+    WAIT,
+    Appended,
+)
 from services.common.replay.store import ReplayStore
 
 KEPT_S = 10.0
+ANEW_S = REMEMBERED_S / 2
 KEPT_BYTES = 256 << 20
 TIMEOUT_S = 300.0
 
@@ -27,7 +36,9 @@ class ReplayProducer:
     A chunk is one round trip and is acknowledged by the server. Its sequence number makes a
     retry harmless. Chunks of the last seconds are kept here, so that those that a crash of
     Redis took with it are noticed as a gap and sent again; see `services.common.replay` for
-    what that covers.
+    what that covers. Redis forgets who has not appended for a day, so that a chunk which nobody
+    acknowledged for as long cannot be retried: ReplayDataLost. After half a day without one,
+    numbers begin anew.
 
     Args:
         shard: which one. Default: any, so that producers spread.
@@ -48,7 +59,7 @@ class ReplayProducer:
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         identity = uuid.uuid4()
-        self._id = identity.hex
+        self._id, self._since = identity.hex, time.monotonic()
         self.shard = identity.int % len(store.shards) if shard is None else shard
         self._store, self._shard = store, store.shards[self.shard]
         self._on_wait, self._on_append = on_wait, on_append
@@ -112,6 +123,11 @@ class ReplayProducer:
 
     def _take(self, rows: Rows, data: bytes) -> None:
         self._check_length(rows)
+        if time.monotonic() > self._since + ANEW_S:
+            self._id, self._sequence = uuid.uuid4().hex, 0
+            self._room += sum(len(kept) for _, _, kept in self._kept)
+            self._kept.clear()
+        self._since = time.monotonic()
         self._pending = data
         self._sequence += 1
 

@@ -29,6 +29,8 @@ class Ring:
     Step rows can be sampled once the row after them is there, and while `history` rows before
     them still are. Not for several threads.
 
+    generation: how often rows were forgotten whose numbers may be given out again.
+
     Args:
         capacity: rows of any kind.
         path: file to map into memory instead of taking memory; it is overwritten.
@@ -45,6 +47,7 @@ class Ring:
         self.next_slot: Index = np.full(capacity, NONE, dtype=np.int64)
         self._steps: Index = np.zeros(capacity, dtype=np.int64)  # row numbers, itself a ring
         self._prune_at = FEWEST_OPEN
+        self.generation = 0
         self.clear()
 
     def clear(self) -> None:
@@ -104,6 +107,7 @@ class Ring:
         """Forget the rows numbered `head` and above, which ends a fragment."""
         if head >= self.head:
             return
+        self.generation += 1  # other rows may come to have the numbers of those forgotten
         first = min(self.oldest, head)
         rows = self.rows[np.arange(self.oldest, head) % self.capacity]
         self.clear()

@@ -13,6 +13,7 @@ from services.common.errors import InvalidConfig
 from services.common.replay.ring import Change, Index, Ring
 
 Floats = npt.NDArray[np.float32]
+NUMBER_BITS = 48
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,20 @@ class Prioritized:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Rows drawn of one shard: numbers (n,) and their importance weights (n,), None for 1."""
+    """Rows drawn of one shard: numbers (n,) and their importance weights (n,), None for 1.
+
+    generation: of the ring; a number means the same row only within one.
+    """
 
     shard: int
     numbers: Index
     weights: Floats | None = None
+    generation: int = 0
+
+    @property
+    def index(self) -> Index:
+        """(n,) what names these rows for good: the generation stands above the number."""
+        return self.numbers + (self.generation << NUMBER_BITS) if self.generation else self.numbers
 
 
 class Sampler(Protocol):
@@ -79,14 +89,18 @@ class UniformSampler:
     def draw(self, count: int, generator: np.random.Generator) -> list[Drawn]:
         """See `Sampler`."""
         if len(self._rings) == 1:
-            return [Drawn(0, self._rings[0].draw(count, generator))]
+            return [_uniformly(0, self._rings[0], count, generator)]
         sizes = np.array([ring.size for ring in self._rings])
         counts = generator.multinomial(count, sizes / sizes.sum()).tolist()
         drawn = zip(self._rings, counts, strict=True)
-        return [Drawn(i, ring.draw(n, generator)) for i, (ring, n) in enumerate(drawn) if n]
+        return [_uniformly(i, ring, n, generator) for i, (ring, n) in enumerate(drawn) if n]
 
     def changed(self, shard: int, change: Change) -> None:
         """See `Sampler`."""
 
     def started_over(self, shard: int) -> None:
         """See `Sampler`."""
+
+
+def _uniformly(shard: int, ring: Ring, count: int, generator: np.random.Generator) -> Drawn:
+    return Drawn(shard, ring.draw(count, generator), generation=ring.generation)

@@ -4,7 +4,8 @@ The keys of one shard share a hash tag, so that they live on one node of a clust
 is as `services.common.replay.keys` makes it:
 
     tutelage:replay:{tag}:meta          hash, see below
-    tutelage:replay:{tag}:readers       hash: reader → rows it has sampled, as last reported
+    tutelage:replay:{tag}:readers       hash: reader → "rows ms": what it has sampled, as last
+                                        reported and when; forgotten like producers
     tutelage:replay:{tag}:times         hash: part of the ring, modulo → ms of its first append
     tutelage:replay:{tag}:block:<i>     string: rows_per_block packed rows of the ring
     tutelage:replay:{tag}:priorities:<sampler>   hash: id, head, maximum, first slot → float32s
@@ -16,7 +17,8 @@ is as `services.common.replay.keys` makes it:
             sample_rate, sample_ms    rows/s sampled of late, and when last
             read_to           the head, as far as the learner knows that reported samples last
             waits             chunks that were told to wait
-            producer:<id>     "sequence ms" of its last chunk
+            producer:<id>     "sequence ms" of its last chunk; forgotten after a day without one,
+                              when there are more than 256 fields here
             run_id            of the server that wrote last
             ms                of the clock at the last append
             epoch, previous_epoch, epoch_head    see RESTART
@@ -87,9 +89,10 @@ local function note_restart(meta, run_id, epoch, head, ms, now)
 end
 """
 
-# KEYS[1] meta
+# KEYS[1] meta, KEYS[2] readers
 # ARGV    schema, capacity, rows_per_block, row_bytes, total, shards,
-#         samples_per_insert, error_buffer, min_size (empty to leave the limits as they are)
+#         samples_per_insert, error_buffer, min_size (empty to leave the limits as they are),
+#         seconds for which who appends or reads nothing is remembered
 # Returns id, schema, total, shards, head as stored: those given when the shard is new.
 OPEN = Script(
     """#!lua flags=allow-oom
@@ -108,7 +111,20 @@ end
 local m = redis.call('HMGET', meta, 'id', 'schema', 'total', 'shards', 'head', 'run_id', 'epoch')
 -- Data of an earlier layout has another schema version, and is refused by that.
 if not m[1] then return {'', m[2], 0, 0, 0} end
-note_restart(meta, m[6], tonumber(m[7]), m[5], 0, clock_ms())
+local now = clock_ms()
+note_restart(meta, m[6], tonumber(m[7]), m[5], 0, now)
+for _, key in ipairs(KEYS) do
+  if redis.call('HLEN', key) > 256 then
+    local all = redis.call('HGETALL', key)
+    for i = 1, #all, 2 do
+      local ms = string.match(all[i + 1], '^%d+ (%d+)$')
+      local someone = key ~= meta or string.sub(all[i], 1, 9) == 'producer:'
+      if someone and now - tonumber(ms or '0') > ARGV[10] * 1000 then
+        redis.call('HDEL', key, all[i])
+      end
+    end
+  end
+end
 if ARGV[7] ~= '' and m[2] == ARGV[1] and m[3] == ARGV[5] and m[4] == ARGV[6] then
   redis.call('HSET', meta, 'samples_per_insert', ARGV[7], 'error_buffer', ARGV[8],
              'min_size', ARGV[9])
@@ -210,12 +226,12 @@ local sampled = tonumber(m[10])
 local fresh, ever = tonumber(ARGV[4]), tonumber(ARGV[5])
 if fresh > 0 then
   local known = call('HGET', KEYS[2], ARGV[3])
-  if known then fresh = math.max(0, ever - tonumber(known)) end
+  if known then fresh = math.max(0, ever - tonumber(string.match(known, '%d+'))) end
   sampled = sampled + fresh
   local s = math.max(now - tonumber(m[12] or now), 1) / 1000
   local rate = tonumber(m[11] or '0')
   rate = rate + (fresh / s - rate) * (1 - math.exp(-s))
-  call('HSET', KEYS[2], ARGV[3], ARGV[5])
+  call('HSET', KEYS[2], ARGV[3], ARGV[5] .. ' ' .. now)
   call('HSET', meta, 'sampled', sampled, 'sample_rate', rate, 'sample_ms', now)
 end
 

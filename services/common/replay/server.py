@@ -74,6 +74,8 @@ class ServerReplay:
         """Append whole fragments, shape `(n,)`; see `ReplayProducer.append`."""
         if self._producer is None:
             self._producer = ReplayProducer(self._store)
+        if self._ration:
+            self.sync()  # what was sampled, for which this chunk may have to wait
         return self._producer.append(rows, timeout_s)
 
     def sync(self) -> int:

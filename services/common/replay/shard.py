@@ -21,6 +21,7 @@ from services.common.replay.schema import STEP, ReplaySchema
 BLOCK_BYTES = 4 << 20
 TRIP_BYTES = 64 << 20
 PRIORITY_BLOCK = 1 << 16
+REMEMBERED_S = 24 * 3600
 APPENDED, DUPLICATE, GAP, MISSING, WAIT = range(5)
 _ACTIVE_S = 60.0
 _RATE_OVER_S = 10.0
@@ -205,10 +206,11 @@ class ReplayShard:
         with explained(f"opening replay {self.name}"):
             self._id, stored, stored_rows, stored_shards, head = scripts.OPEN(
                 self._client,
-                [self._meta],
+                [self._meta, self._readers],
                 *(self.schema.to_json(), self.capacity, self.rows_per_block),
                 *(self.schema.row_bytes, rows, shards),
                 *(bounds or ("", "", "")),
+                REMEMBERED_S,
             )
         self._compare(stored, stored_rows, stored_shards)
         return int(head)

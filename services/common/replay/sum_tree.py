@@ -105,6 +105,8 @@ def prioritise(
     block: int,
     index: Index,
     given: Doubles,
+    number_bits: int,
+    generation: int,
     oldest: int,
     head: int,
     alpha: float,
@@ -118,7 +120,9 @@ def prioritise(
     Args:
         priorities: (capacity,) by slot, written to.
         dirty: set for each block of so many slots that is written to.
-        index, given: (n,) row numbers, and errors.
+        index, given: (n,) rows, and errors.
+        number_bits, generation: a row's number is in so many low bits of its index; above them
+            is the generation that counts.
         oldest, head: bounds of the row numbers that are there.
 
     Returns:
@@ -131,8 +135,9 @@ def prioritise(
             return np.nan
     nodes, values = np.empty(len(index), np.int64), np.empty(len(index))
     for i in range(len(index)):
-        slot = index[i] % len(priorities)
-        if index[i] < oldest or index[i] >= head or tree[leaves + slot, 0] == 0:
+        number = index[i] - (generation << number_bits)
+        slot = number % len(priorities)
+        if number < oldest or number >= head or tree[leaves + slot, 0] == 0:
             continue
         priority = abs(given[i]) + epsilon
         greatest = max(greatest, priority)

@@ -13,16 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import ReplayUnavailable, StorageFull
-from services.common.replay import MirrorReplay, ReplaySchema, ReplayStore, Sampling, patiently
-from services.common.replay.schema import Field
+from services.common.replay import MirrorReplay, ReplayStore, Sampling, patiently
 from services.common.spec import PolicySpec
 from services.trainer import environments
-from services.trainer.action_masks import MASK
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import ReplayConfig, TrainingConfig
 from services.trainer.divergence import check_finite
 from services.trainer.resources import Resources
+from services.trainer.runs.frames import check_stacks, replay_schema
 from services.trainer.runs.loop import Judge, Learner, LoopParts, TrainingLoop
 from services.trainer.runs.session import RunSession
 
@@ -70,6 +69,7 @@ class ReplayLoop(TrainingLoop):
             seed=environments.seed_from(parts.generator),
             first_episode=_first_episode(parts),
         )
+        check_stacks(self._collector.observations, replay.frame_stack)
 
     @abstractmethod
     def act(self, observations: npt.NDArray[Any]) -> Choice:
@@ -156,14 +156,6 @@ def _first_episode(parts: ReplayParts) -> int:
 
 
 def _open(config: ReplayConfig, sampling: Sampling, parts: ReplayParts) -> MirrorReplay:
-    observation, action = parts.spec.observation, parts.spec.action
-    dtype = "int32" if action.dtype == "int64" else action.dtype
-    masks = (Field(MASK, "bool", (action.choices,)),) if parts.spec.masked else ()
-    schema = ReplaySchema.transitions(
-        observation.shape,
-        observation.dtype,
-        extras=masks,
-        action=Field("action", dtype, action.shape),
-    )
+    schema = replay_schema(parts.spec, config.frame_stack)
     name = config.name or parts.run_id
     return MirrorReplay(ReplayStore(parts.resources.redis, name, schema, config.capacity), sampling)
