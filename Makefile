@@ -1,5 +1,6 @@
 # Tutelage. `make help` lists the targets. Everything installs into .venv.
 PYTHON ?= python3
+COMMA := ,
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -7,7 +8,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench-serve bench-replay lint format type proto k8s-check clean
+.PHONY: help run demo test learn bench-serve bench-replay bench-train bench-demo lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +33,18 @@ demo: $(VENV)/.run ## The four journeys unattended, with a table of what was mea
 test: $(VENV)/.dev ## All tests
 	@$(BIN)/python -m pytest
 
+learn: $(VENV)/.dev ## Train the presets on many seeds (hours): ROWS=cartpole-dqn,acrobot-dqn SEEDS=3
+	@$(BIN)/python tests/benchmarks/learn.py \
+	  $(if $(ROWS),--rows $(subst $(COMMA), ,$(ROWS))) $(if $(SEEDS),--seeds $(SEEDS))
+
 bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s, p50, p99
 	@$(BIN)/python tests/benchmarks/bench_serve.py
 
 bench-replay: $(VENV)/.dev ## The replay beside others (installed on demand): rows/s, µs a batch
 	@$(BIN)/python tests/benchmarks/bench_replay.py
+
+bench-train: $(VENV)/.dev ## Training beside Stable-Baselines3: env steps/s, seconds to learn
+	@$(BIN)/python tests/benchmarks/bench_train.py
 
 bench-demo: $(VENV)/.dev ## The demo for 8 seeds: what people's labels made of 8 policies
 	@$(BIN)/python tests/benchmarks/bench_demo.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ class Row:
         Raises:
             InvalidConfig: when the preset or an override is not as it must be.
         """
-        texts = {key: str(value) for key, value in self.overrides.items()}
+        texts = {key: json.dumps(value) for key, value in self.overrides.items()}
         config = load_preset(self.preset, texts, seed)
         assert isinstance(config, TrainingConfig)
         return config
