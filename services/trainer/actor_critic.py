@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from services.common.spec import Distribution, PolicySpec
+from services.trainer.acting import Step, affine, numpy_steps
 from services.trainer.config import ActorCriticNetworkConfig, NetworkConfig
 from services.trainer.heads import head_of
 from services.trainer.networks import LeashedQNetwork, OneHot, Rescale, trunk
@@ -63,6 +66,18 @@ class Policy(nn.Module):
         """(B, *observation) → (B, P)"""
         return self.of_features(self.prepare(observations.float()))
 
+    def acting(self) -> list[Step] | None:
+        """The same in numpy, by the weights as they change; None where it cannot be."""
+        head = self.head.numpy_steps() if isinstance(self.head, BoundedDeviations) else None
+        parts = [
+            numpy_steps(self.prepare),
+            numpy_steps(self.body),
+            head or numpy_steps(self.head),
+        ]
+        if self.log_std is not None or any(part is None for part in parts):
+            return None
+        return [step for part in parts for step in part or ()]
+
     def of_features(self, features: Tensor) -> Tensor:
         """Of observations that were prepared already: (B, size) → (B, P)"""
         parameters: Tensor = self.head(self.body(features))
@@ -86,6 +101,16 @@ class BoundedDeviations(nn.Linear):
         """(B, hidden) → (B, 2·k)"""
         mean, log_std = super().forward(features).chunk(2, dim=1)
         return torch.cat([mean, log_std.clamp(*LOG_STD_BOUNDS)], dim=1)
+
+    def numpy_steps(self) -> list[Step] | None:
+        """The same in numpy; see `acting`."""
+        if self.weight.device.type != "cpu":
+            return None
+        return [affine(self.weight.T, self.bias), self._bounded]
+
+    def _bounded(self, both: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        np.clip(both[:, self.size :], *LOG_STD_BOUNDS, out=both[:, self.size :])
+        return both
 
 
 def actor(
@@ -158,6 +183,21 @@ class ActorCritic(nn.Module):
         """The policy's parameters: (B, *observation) → (B, P)"""
         return self._parameters_of(self.hidden.one(ACTOR, self.prepare(observations.float())))
 
+    def acting(self) -> list[Step] | None:
+        """What `parameters_of` does, in numpy, by the weights as they change; None where it
+        cannot be."""
+        parts = [
+            numpy_steps(self.prepare),
+            self.hidden.numpy_steps(ACTOR),
+            numpy_steps(self.actor_head),
+        ]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        if self.log_std is not None:
+            known.append([_append(self.log_std.detach().numpy())])
+        return [step for part in known for step in part]
+
     def value(self, observations: Tensor) -> Tensor:
         """(B, *observation) → (B,)"""
         prepared = self.prepare(observations.float())
@@ -175,13 +215,24 @@ class LeashedActorCritic(nn.Module):
     Args:
         actor: whose values, at temperature 1, are the logits.
         config: of the critic.
+        usual_value: what the critic says, or nearly so, of every state before it has learnt.
+            Where that is far off, the first advantages say nothing but that it is.
     """
 
-    def __init__(self, actor: LeashedQNetwork, spec: PolicySpec, config: NetworkConfig) -> None:
+    def __init__(
+        self,
+        actor: LeashedQNetwork,
+        spec: PolicySpec,
+        config: NetworkConfig,
+        usual_value: float = 0.0,
+    ) -> None:
         super().__init__()
         self.spec, self.actor = spec, actor
         self.critic_trunk = trunk(spec, config)
         self.critic_head = nn.Linear(config.hidden[-1], 1)
+        with torch.no_grad():
+            self.critic_head.weight.mul_(0.1)
+            self.critic_head.bias.fill_(usual_value)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """(B, *observation) → the logits (B, actions), values (B,)"""
@@ -201,8 +252,15 @@ class LeashedActorCritic(nn.Module):
         values: Tensor = self.critic_head(self.critic_trunk(observations.float()))
         return values.squeeze(-1)
 
+    def acting(self) -> None:
+        """There is no other way than `parameters_of`."""
+
     def observe(self, observations: Tensor) -> None:
         """Nothing is normalised by what was seen."""
+
+
+def _append(log_std: npt.NDArray[np.float32]) -> Step:
+    return lambda x: np.concatenate([x, np.broadcast_to(log_std, x.shape)], axis=1)
 
 
 def with_deviations(means: Tensor, log_std: Tensor) -> Tensor:

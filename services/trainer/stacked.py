@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.trainer.acting import Step, affine, numpy_steps
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -30,6 +32,7 @@ class StackedMLP(nn.Module):
     ) -> None:
         super().__init__()
         pairs = list(pairwise(sizes))
+        self._copies, self._normed = copies, layer_norm
         self._activation = ACTIVATIONS[activation]()
         self._activated = len(pairs) - linear_end
         self.weights = nn.ParameterList(torch.empty(copies, i, o) for i, o in pairs)
@@ -39,31 +42,44 @@ class StackedMLP(nn.Module):
             widths = [o for _, o in pairs[: self._activated]]
             self.gains = nn.ParameterList(torch.ones(copies, 1, o) for o in widths)
             self.shifts = nn.ParameterList(torch.zeros(copies, 1, o) for o in widths)
+        # Plain tuples: a ParameterList looks each of them up by its name.
+        self._layers = list(zip(self.weights, self.biases, strict=True))
         self._spread_evenly()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs), or (N, B, inputs) when they differ → (N, B, outputs)"""
-        h = x if x.dim() == 3 else x.expand(len(self.weights[0]), -1, -1)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        h = x if x.dim() == 3 else x.expand(self._copies, -1, -1)
+        for i, (weight, bias) in enumerate(self._layers):
             h = self._activate(i, torch.baddbmm(bias, h, weight))
         return h
 
     def one(self, copy: int, x: Tensor) -> Tensor:
         """What one of them says: (B, inputs) → (B, outputs)"""
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for i, (weight, bias) in enumerate(self._layers):
             x = self._activate(i, torch.addmm(bias[copy], x, weight[copy]), copy)
         return x
+
+    def numpy_steps(self, copy: int) -> list[Step] | None:
+        """What one of them does, in numpy; None where it cannot be. See `acting`."""
+        if self._normed or self.weights[0].device.type != "cpu":
+            return None
+        steps: list[Step] = []
+        for i, (weight, bias) in enumerate(self._layers):
+            steps.append(affine(weight[copy], bias[copy, 0]))
+            if i < self._activated:
+                steps += numpy_steps(self._activation) or []
+        return steps
 
     @torch.no_grad()
     def alone(self, copy: int) -> nn.Sequential:
         """One of them as ordinary layers, (B, inputs) → (B, outputs), with its weights now."""
         layers: list[nn.Module] = []
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for i, (weight, bias) in enumerate(self._layers):
             linear = nn.Linear(weight.shape[1], weight.shape[2], device=weight.device)
             linear.weight.copy_(weight[copy].T)
             linear.bias.copy_(bias[copy, 0])
             layers.append(linear)
-            if i < self._activated and len(self.gains):
+            if i < self._activated and self._normed:
                 norm = nn.LayerNorm(weight.shape[2], device=weight.device)
                 norm.weight.copy_(self.gains[i][copy, 0])
                 norm.bias.copy_(self.shifts[i][copy, 0])
@@ -75,7 +91,7 @@ class StackedMLP(nn.Module):
     def _activate(self, layer: int, h: Tensor, copy: int | None = None) -> Tensor:
         if layer >= self._activated:
             return h
-        if len(self.gains):
+        if self._normed:
             gain, shift = self.gains[layer], self.shifts[layer]
             if copy is not None:
                 gain, shift = gain[copy], shift[copy]
@@ -85,14 +101,14 @@ class StackedMLP(nn.Module):
 
     def _spread_evenly(self) -> None:
         """As nn.Linear begins."""
-        for weight, bias in zip(self.weights, self.biases, strict=True):
+        for weight, bias in self._layers:
             limit = 1 / math.sqrt(weight.shape[1])
             nn.init.uniform_(weight, -limit, limit)
             nn.init.uniform_(bias, -limit, limit)
 
     def begin_orthogonal(self, gain: float) -> None:
         """Orthogonal weights and no biases, as policy gradients like to begin."""
-        for weight, bias in zip(self.weights, self.biases, strict=True):
+        for weight, bias in self._layers:
             for matrix in weight:
                 nn.init.orthogonal_(matrix, gain)
             nn.init.zeros_(bias)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from services.trainer import acting
 from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.config import OnPolicyConfig
@@ -53,6 +54,7 @@ class ActorCriticLearner(ABC):
         self.actor_critic = network.to(device)
         self.head = head_of(network.spec).to(device)
         self.updates = 0
+        self._acting = self.actor_critic.acting()
         self._rates, self._device = config, device
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(
@@ -80,6 +82,8 @@ class ActorCriticLearner(ABC):
 
     def parameters(self, observations: Array) -> npt.NDArray[np.float32]:
         """The policy's parameters: (B, *shape) → (B, P)"""
+        if self._acting is not None:
+            return acting.run(self._acting, observations)
         with torch.inference_mode():
             parameters: npt.NDArray[np.float32] = (
                 self.actor_critic.parameters_of(self._tensor(observations)).cpu().numpy()

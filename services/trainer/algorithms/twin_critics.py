@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from services.common.replay import Batch
+from services.trainer import acting
 from services.trainer.actor_critic import Policy
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.config import TwinCriticsConfig
@@ -48,6 +49,7 @@ class TwinCriticsLearner(ABC):
         self.network, self.head = actor.to(device), head.to(device)
         self.critics = critics.to(device)
         self.updates = 0
+        self._acting = self.network.acting()
         self._rates, self._device, self._generator = config, device, generator
         self._slow_critics = copy.deepcopy(self.critics).requires_grad_(False)
         # The same critics, through which gradients flow to actions but not into weights.
@@ -82,6 +84,8 @@ class TwinCriticsLearner(ABC):
 
     def parameters(self, observations: Array) -> npt.NDArray[np.float32]:
         """The policy's parameters: (B, *shape) → (B, P)"""
+        if self._acting is not None:
+            return acting.run(self._acting, observations)
         with torch.inference_mode():
             parameters: npt.NDArray[np.float32] = (
                 self.network(self._tensor(observations)).cpu().numpy()

@@ -1,0 +1,71 @@
+"""Acting in numpy gives what the network gives, by its newest weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from services.common.action_space import Box, Discrete
+from services.common.spec import Distribution, ObservationSpace, PolicySpec
+from services.trainer import acting
+from services.trainer.actor_critic import ActorCritic, actor
+from services.trainer.config import ActorCriticNetworkConfig
+
+SEEN = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+ARM = Box(shape=(2,), low=(-1, -1), high=(1, 1))
+KINDS = [
+    (Discrete(n=3), Distribution.LOGITS),
+    (ARM, Distribution.GAUSSIAN),
+    (ARM, Distribution.TANH_GAUSSIAN),
+    (ARM, Distribution.DETERMINISTIC),
+]
+
+
+def spec(action: Discrete | Box, distribution: Distribution) -> PolicySpec:
+    return PolicySpec(
+        environment="Probe-v0",
+        observation=ObservationSpace(dtype="float32", shape=(3,)),
+        action=action,
+        distribution=distribution,
+    )
+
+
+@pytest.mark.parametrize(("action", "distribution"), KINDS)
+def test_it_is_the_networks_by_the_newest_weights(
+    action: Discrete | Box, distribution: Distribution
+) -> None:
+    config = ActorCriticNetworkConfig(
+        hidden=(8, 4), activation="tanh", observation_scale=(1.0, 2.0, 3.0)
+    )
+    on_policy = distribution in (Distribution.LOGITS, Distribution.GAUSSIAN)
+    wanted = spec(action, distribution)
+    network = ActorCritic(wanted, config) if on_policy else actor(wanted, config)
+    forward = network.parameters_of if isinstance(network, ActorCritic) else network
+    steps = network.acting()
+    assert steps is not None
+    for _ in range(2):
+        with torch.no_grad():
+            theirs = forward(torch.from_numpy(SEEN)).numpy()
+        np.testing.assert_allclose(acting.run(steps, SEEN), theirs, atol=1e-5)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.3)
+        network.load_state_dict(network.state_dict())
+
+
+def test_observations_that_are_normalised_are_so_in_numpy() -> None:
+    config = ActorCriticNetworkConfig(hidden=(8,), normalise_observations=True)
+    network = ActorCritic(spec(*KINDS[0]), config)
+    steps = network.acting()
+    assert steps is not None
+    network.observe(torch.from_numpy(3 * SEEN + 1))
+    with torch.no_grad():
+        theirs = network.parameters_of(torch.from_numpy(SEEN)).numpy()
+    np.testing.assert_allclose(acting.run(steps, SEEN), theirs, atol=1e-5)
+
+
+def test_what_is_not_known_is_left_to_torch() -> None:
+    config = ActorCriticNetworkConfig(hidden=(8,), layer_norm=True)
+    assert ActorCritic(spec(*KINDS[0]), config).acting() is None
+    assert actor(spec(*KINDS[0]), config).acting() is None
