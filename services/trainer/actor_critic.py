@@ -215,13 +215,24 @@ class LeashedActorCritic(nn.Module):
     Args:
         actor: whose values, at temperature 1, are the logits.
         config: of the critic.
+        usual_value: what the critic says, or nearly so, of every state before it has learnt.
+            Where that is far off, the first advantages say nothing but that it is.
     """
 
-    def __init__(self, actor: LeashedQNetwork, spec: PolicySpec, config: NetworkConfig) -> None:
+    def __init__(
+        self,
+        actor: LeashedQNetwork,
+        spec: PolicySpec,
+        config: NetworkConfig,
+        usual_value: float = 0.0,
+    ) -> None:
         super().__init__()
         self.spec, self.actor = spec, actor
         self.critic_trunk = trunk(spec, config)
         self.critic_head = nn.Linear(config.hidden[-1], 1)
+        with torch.no_grad():
+            self.critic_head.weight.mul_(0.1)
+            self.critic_head.bias.fill_(usual_value)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """(B, *observation) → the logits (B, actions), values (B,)"""

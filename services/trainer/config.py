@@ -325,12 +325,12 @@ class TD3Config(TwinCriticsConfig):
 class FineTuningConfig(PPOConfig):
     """PPO on rewards that people's preferences have gone into."""
 
-    total_env_steps: Positive = 114_688
+    total_env_steps: Positive = 196_608
     learning_rate: PositiveFloat = 2e-3
     epochs: Positive = 6
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     gae_lambda: Share = 0.95
-    reward_scale: Annotated[PositiveFloat, Field(description="Divides rewards.")] = 10.0
+    reward_scale: Annotated[PositiveFloat, Field(description="Divides rewards.")] = 30.0
 
 
 class TabularUpdate(StrEnum):

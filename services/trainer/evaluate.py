@@ -27,11 +27,13 @@ class Judged:
     """Episodes played by a greedy policy.
 
     returns: (episodes,) undiscounted.
+    steps: taken in all.
     mean_step_reward: mean over all steps of the extra reward asked for; NaN when none was.
     observations: (n, *shape) some of what was seen, for parity checks.
     """
 
     returns: npt.NDArray[np.float64]
+    steps: int
     mean_step_reward: float
     observations: Array
 
@@ -93,7 +95,7 @@ def evaluate(
     finally:
         envs.close()
     mean = extra / steps if step_reward is not None else float("nan")
-    return Judged(returns, mean, np.concatenate(seen))
+    return Judged(returns, steps, mean, np.concatenate(seen))
 
 
 def _masks(envs: VectorEnv[Any, Any, Any], infos: dict[str, Any]) -> Masks:

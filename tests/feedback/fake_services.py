@@ -216,6 +216,7 @@ class FakePolicies(PolicyServiceServicer):
 
     def __init__(self) -> None:
         self.calls = 0
+        self.masks: list[list[bool]] = []
         self.aliases = {"stable": 2, "canary": 3}
         self.previous = {"stable": 1}
 
@@ -248,6 +249,7 @@ class FakePolicies(PolicyServiceServicer):
 
     def Act(self, request, context):  # noqa: N802
         self.calls += 1
+        self.masks.append(list(request.action_mask))
         _x, speed, angle, spin = np.frombuffer(request.observation.raw, "<f4")
         push = float(np.tanh(3 * (angle + 0.5 * spin + 0.05 * speed)))
         right = 0.5 + 0.48 * push

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import gymnasium
+import numpy as np
 import pytest
 from fake_services import FakePolicies, FakeTrainer, serving, training_run, tuning_run
 
@@ -102,6 +104,33 @@ def test_the_next_episode_begins_by_itself(client: Client, policies: FakePolicie
     assert steps[499:] == [500, 1]
     assert stage.episodes == 2
     stage.close()
+
+
+class Restricted(gymnasium.Wrapper):
+    """Allows action 0 at an episode's start, and 1 from then on."""
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        return observation, {**info, "action_mask": np.array([1, 0], np.int8)}
+
+    def step(self, action):
+        *step, info = super().step(action)
+        return *step, {**info, "action_mask": np.array([0, 1], np.int8)}
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_policy_that_takes_masks_is_told_what_is_allowed(
+    masked: bool, client: Client, policies: FakePolicies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = gymnasium.make
+    monkeypatch.setattr(
+        gymnasium, "make", lambda *args, **kwargs: Restricted(make(*args, **kwargs))
+    )
+    stage = Stage("CartPole-v1", seed=3)
+    for _ in range(2):
+        stage.step(client, replace(STABLE, masked=masked))
+    stage.close()
+    assert policies.masks == ([[True, False], [False, True]] if masked else [[], []])
 
 
 def test_an_environment_that_is_not_known_is_refused() -> None:

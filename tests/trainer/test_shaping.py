@@ -37,7 +37,7 @@ def shaping(**changes: object) -> Shaping:
         Known(), q_network(), temperature=1.0, prior_temperature=1.0, floor=-4.0
     )
     usual = np.array([[1, 0, 0, 0], [3, 0, 0, 0]], np.float32)  # is worth 2 in the mean
-    return Shaping(config, actor, LikesPlaces(), usual, np.zeros(2, np.int64))
+    return Shaping(config, actor, LikesPlaces(), usual, np.zeros(2, np.int64), step_reward=1.5)
 
 
 def rollout() -> Rollout:
@@ -57,14 +57,21 @@ def rollout() -> Rollout:
     )
 
 
-def test_what_is_usual_is_worth_nothing() -> None:
-    rewards = shaping(environment_reward_weight=0.0, learned_reward_weight=1.0).rewards(rollout())
-    np.testing.assert_allclose(rewards, [[-2, 0], [13, -3]])
+def test_the_worst_that_the_deployed_policy_does_is_worth_nothing() -> None:
+    made = shaping(environment_reward_weight=0.0, learned_reward_weight=1.0)
+    np.testing.assert_allclose(made.rewards(rollout()), [[-1, 1], [14, -2]])
+    assert made.learned(np.full((1, 4), 2, np.float32), np.zeros(1, np.int64)).tolist() == [0]
+
+
+def test_what_the_deployed_policy_earns_for_ever() -> None:
+    made = shaping(environment_reward_weight=2.0, learned_reward_weight=6.0, reward_scale=10.0)
+    # 2·1.5 + 6·1 a step, scaled by 10, with γ = 0.99.
+    assert made.usual_value == pytest.approx(90)
 
 
 def test_rewards_are_weighed_and_scaled() -> None:
     made = shaping(environment_reward_weight=2.0, learned_reward_weight=0.5, reward_scale=10.0)
-    np.testing.assert_allclose(made.rewards(rollout()), [[0.1, 0.4], [1.25, 0.65]], rtol=1e-6)
+    np.testing.assert_allclose(made.rewards(rollout()), [[0.15, 0.45], [1.3, 0.7]], rtol=1e-6)
     assert made.rewards(rollout()).dtype == np.float32
 
 
@@ -77,7 +84,7 @@ def test_the_leash_takes_off_what_is_done_more_often_than_before() -> None:
 
 def test_pessimism_about_everything_alike_changes_nothing() -> None:
     rewards = shaping(environment_reward_weight=0.0, learned_reward_weight=1.0, pessimism=7.0)
-    np.testing.assert_allclose(rewards.rewards(rollout()), [[-2, 0], [13, -3]])
+    np.testing.assert_allclose(rewards.rewards(rollout()), [[-1, 1], [14, -2]])
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -57,9 +57,16 @@ def fine_tune(
     ensemble, version = fit_reward_model(config, manifest, folder, session, resources, generator)
     deployed = observe(base, config, generator)
     actor = leash(deployed, config, manifest.spec)
-    shaping = Shaping(config, actor, ensemble, deployed.observations, deployed.actions)
+    shaping = Shaping(
+        config,
+        actor,
+        ensemble,
+        deployed.observations,
+        deployed.actions,
+        deployed.step_reward,
+    )
     judge = CandidateKeeper(session, config, shaping.learned, generator)
-    network = LeashedActorCritic(actor, manifest.spec, config.network)
+    network = LeashedActorCritic(actor, manifest.spec, config.network, shaping.usual_value)
     parts = LoopParts(
         session=session,
         judge=judge,
@@ -86,23 +93,26 @@ class Deployed:
     """The deployed policy, and how it behaves.
 
     observations, actions: (n, *shape), (n,) of greedy episodes.
+    step_reward: mean reward of a step.
     median_lead: of the best action's value over the second's.
     """
 
     network: nn.Module
     observations: npt.NDArray[Any]
     actions: npt.NDArray[np.int64]
+    step_reward: float
     median_lead: float
 
 
 def observe(base: nn.Module, config: RLHFRun, generator: np.random.Generator) -> Deployed:
     """Play some greedy episodes of the deployed policy."""
     act, seed = greedy(base), environments.seed_from(generator)
-    seen = evaluate(act, config.environment, MEASURED_EPISODES, seed).observations
+    judged = evaluate(act, config.environment, MEASURED_EPISODES, seed)
+    seen, step_reward = judged.observations, float(judged.returns.sum()) / judged.steps
     with torch.inference_mode():
         ordered = base(torch.from_numpy(seen)).sort(dim=1, descending=True).values
     lead = float((ordered[:, 0] - ordered[:, 1]).median())
-    return Deployed(base, seen, act(seen), max(lead, 1e-6))
+    return Deployed(base, seen, act(seen), step_reward, max(lead, 1e-6))
 
 
 def leash(deployed: Deployed, config: RLHFRun, spec: PolicySpec) -> LeashedQNetwork:

@@ -18,11 +18,12 @@ class Shaping:
     """The rewards that fine-tuning learns from.
 
     r' = w_env·r + w·r̂(s, a) - τ·log(π(a|s) / π₀(a|s)), with π₀ the deployed policy, and r̂ by
-    how much the reward model likes a step better than what π₀ does on average. Were r̂ negative
+    how much the reward model likes a step better than the worst that π₀ does. Were r̂ negative
     for what π₀ does, ending the episode could be worth more than going on.
 
     Args:
         observations, actions: (n, *shape), (n,), of what π₀ does.
+        step_reward: what the environment gives it for a step, in the mean.
     """
 
     def __init__(
@@ -32,15 +33,29 @@ class Shaping:
         ensemble: RewardEnsemble,
         observations: npt.NDArray[Any],
         actions: npt.NDArray[Any],
+        step_reward: float,
     ) -> None:
         self._config, self._actor, self._ensemble = config, actor, ensemble
         self._usual = 0.0
         self._usual = float(self.learned(observations, actions).mean())
+        self._worst = float(self.learned(observations, actions).min())
+        self._step_reward = step_reward
+
+    @property
+    def usual_value(self) -> float:
+        """What π₀ would earn in r' from any state on, did it go on for ever."""
+        config = self._config
+        liked = -self._worst  # in the mean, by which it is above its worst
+        earned = (
+            config.environment_reward_weight * self._step_reward
+            + config.learned_reward_weight * liked
+        )
+        return earned / config.tuning.reward_scale / (1 - config.tuning.discount)
 
     def learned(
         self, observations: npt.NDArray[Any], actions: npt.NDArray[Any]
     ) -> npt.NDArray[np.float32]:
-        """r̂: (B, *shape), (B,) → (B,)"""
+        """By how much steps are liked better than π₀'s in the mean: (B, *shape), (B,) → (B,)"""
         liked = self._ensemble.reward(observations, actions, self._config.pessimism)
         return (liked - self._usual).astype(np.float32)
 
@@ -49,7 +64,7 @@ class Shaping:
         config, shape = self._config, rollout.action.shape
         observations = rollout.observation.reshape(-1, *rollout.observation.shape[2:])
         actions = rollout.action.reshape(-1)
-        liked = self.learned(observations, actions).reshape(shape)
+        liked = self.learned(observations, actions).reshape(shape) - self._worst
         lead = rollout.log_probability - self._log_prior(observations, actions).reshape(shape)
         rewards: npt.NDArray[np.float32] = (
             config.environment_reward_weight * rollout.reward
