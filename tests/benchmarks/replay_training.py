@@ -25,6 +25,7 @@ from services.trainer.runs import replay_loop
 from services.trainer.runs.frames import replay_schema
 
 STEPS = 4_000
+COMPARISONS = 3
 NEVER = str(10**9)
 
 
@@ -55,17 +56,22 @@ class Training:
         self._time(self._configured(1500))  # what is loaded and compiled once
 
     def ratio(self) -> float:
-        """Time through Redis over time in memory.
+        """Time through Redis over time in memory: the median of a few comparisons.
 
-        Medians of runs in an order that favours neither: one run that was disturbed does not
-        count.
+        Each is of four short runs, in the order in which a machine that becomes slower or faster
+        favours neither.
         """
-        ways = [self.in_memory, self.through_redis, self.through_redis, self.in_memory]
-        spent = [(way, way()) for way in ways * 2]
-        redis = [s for way, s in spent if way == self.through_redis]
-        memory = [s for way, s in spent if way == self.in_memory]
-        self.cpu_ratios.append(median(s.cpu_s for s in redis) / median(s.cpu_s for s in memory))
-        return median(s.wall_s for s in redis) / median(s.wall_s for s in memory)
+        pairs = [self._compare() for _ in range(COMPARISONS)]
+        self.cpu_ratios.append(median(cpu for _, cpu in pairs))
+        return median(wall for wall, _ in pairs)
+
+    def _compare(self) -> tuple[float, float]:
+        """Ratios of the time that passed, and of processor time."""
+        memory = [self.in_memory()]
+        redis = [self.through_redis(), self.through_redis()]
+        memory.append(self.in_memory())
+        wall = sum(r.wall_s for r in redis) / sum(r.wall_s for r in memory)
+        return wall, sum(r.cpu_s for r in redis) / sum(r.cpu_s for r in memory)
 
     def through_redis(self) -> Spent:
         """A run whose replay is in Redis."""

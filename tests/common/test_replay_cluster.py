@@ -20,6 +20,7 @@ from services.common.replay import (
     Sampling,
     connect,
     list_replays,
+    open_replay,
     patiently,
 )
 from services.common.replay.connection import Client
@@ -64,6 +65,27 @@ def test_shards_are_spread_and_everything_works_on_each(spread: Client, name: st
     again.remove()
     assert name not in list_replays(spread)
     assert not [*spread.scan_iter(match=f"*{name}*")]
+
+
+def test_learners_append_and_ask_ahead(spread: Client, name: str) -> None:
+    generator = np.random.default_rng(0)
+    store = ReplayStore(spread, name, SCHEMA, 300, shards=3)
+    copy = MirrorReplay(store, Sampling(generator))
+    for i, shard in enumerate(store.shards):
+        ReplayProducer(store, shard=i).append(make_rows(i, range(STEPS)))
+        assert shard.stats().inserted == STEPS
+    for i in range(4):
+        copy.append_ahead(make_rows(10 + i, range(STEPS)))
+    copy.sync()
+    assert copy.size == 7 * STEPS
+    remote = open_replay(spread, name, SCHEMA, 300, shards=3, generator=generator, mode="server")
+    for _ in range(4):
+        batch = remote.sample(50)
+        np.testing.assert_array_equal(batch.observation + 1, batch.next_observation)
+        assert set(batch.shard.tolist()) == {0, 1, 2}
+    remote.close()
+    copy.close()
+    store.remove()
 
 
 def test_a_primary_is_killed_and_its_replica_takes_over(cluster: Cluster, name: str) -> None:

@@ -29,6 +29,8 @@ and, for what surrounds learners,
     ProbeCorridor-v0     `length` steps, then terminated; observes the step
     ProbeSmall-v0        observes int8, which policies do not take
 
+    ProbePair-v0         one step; two components, half the reward for each that is observed
+
 `ProbeNameContinuous-v0` is the same with one number in [-1, 1] as its action. Where the discrete
 one asks for action 0 or 1, it asks for -0.5 or 0.5, and pays 1 less the squared distance.
 """
@@ -184,3 +186,23 @@ for probe in PROBES:
     gym.register(f"Probe{probe.__name__}Continuous-v0", probe, kwargs={"continuous": True})
 gym.register("ProbeMask-v0", Mask)
 gym.register("ProbeMaskDict-v0", MaskDict)
+
+
+class Pair(gym.Env[Observation, Any]):
+    """One step; half the reward for each of two components that is what was observed."""
+
+    observation_space = gym.spaces.Box(0, 2, (2,), np.float32)
+    action_space = gym.spaces.MultiDiscrete([2, 3])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.wanted = self.np_random.integers([2, 3]).astype(np.float32)
+        return self.wanted.copy(), {}
+
+    def step(self, action: Any) -> Step:
+        return self.wanted.copy(), float((action == self.wanted).mean()), True, False, {}
+
+
+gym.register("ProbePair-v0", Pair)

@@ -1,4 +1,7 @@
-"""Each member of the DQN family finds the values that probe environments have. γ is 0.5."""
+"""Each member of the DQN family finds the values that probe environments have. γ is 0.5.
+
+That of a constant is among those of ProbeEnds.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 PROBES = {
-    "ProbeReward-v0": ([0], [[1, 1]]),
     "ProbeDiscount-v0": ([0, 1], [[0.5, 0.5], [1, 1]]),
     "ProbeAction-v0": ([0, 1], [[1, 0], [0, 1]]),
     "ProbeCredit-v0": ([0, 1, 2], [[0, 0.5], [0, 0], [1, 1]]),

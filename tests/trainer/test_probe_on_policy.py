@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from learning_rig import a2c_config, learn_on_policy, ppo_config
@@ -14,24 +13,6 @@ from learning_rig import a2c_config, learn_on_policy, ppo_config
 CLOSE = 0.2
 ALGORITHMS = [ppo_config, a2c_config]
 Config = Callable[..., Any]
-
-
-class Pair(gym.Env[np.ndarray[Any, Any], Any]):
-    """One step; a third of the reward for each component that is what was observed."""
-
-    observation_space = gym.spaces.Box(0, 2, (2,), np.float32)
-    action_space = gym.spaces.MultiDiscrete([2, 3])
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        self.wanted = self.np_random.integers([2, 3]).astype(np.float32)
-        return self.wanted.copy(), {}
-
-    def step(self, action: Any) -> Any:
-        return self.wanted.copy(), float((action == self.wanted).mean()), True, False, {}
-
-
-gym.register("ProbePair-v0", Pair)
 
 
 def column(*values: float) -> np.ndarray:

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import DataCorrupted, InvalidConfig, NotFound, PreconditionFailed
+from services.common.registry import PolicyRegistry
 from services.trainer.config import load_preset
+from services.trainer.resources import Resources
 from services.trainer.runs import manager as managers
+from services.trainer.runs.execute import execute
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.manager import RunManager
 from services.trainer.runs.session import RunSession
@@ -114,15 +117,26 @@ def test_what_cannot_be_run_leaves_no_folder(store: RunStore, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_of_a_later_release_is_passed_over(store: RunStore) -> None:
+def test_a_run_of_another_release_is_still_seen_but_does_not_go_on(
+    store: RunStore, tmp_path: Path
+) -> None:
     strange = store.create("cartpole-dqn", load_preset("cartpole-dqn"))
     text = (strange.path / "run.json").read_text()
     (strange.path / "run.json").write_text(text.replace('"policy":', '"colour": 1, "policy":'))
     manager = RunManager(store)
     known = queue(manager)
-    assert [run.run_id for run in manager.newest_first()] == [known]
-    with pytest.raises(InvalidConfig, match="unknown key 'colour'"):
-        manager.get(strange.run_id)
+    assert [run.run_id for run in manager.newest_first()] == [known, strange.run_id]
+    seen = manager.get(strange.run_id)
+    assert (seen.policy, seen.algorithm) == ("cartpole", "dqn")
+    assert "colour: 1" in seen.config_yaml
+    resources = Resources(
+        redis_url="redis://127.0.0.1:1",
+        registry=PolicyRegistry(str(tmp_path / "policies")),
+        feedback_address="127.0.0.1:1",
+        reward_models=tmp_path / "reward_models",
+    )
+    assert execute(strange, resources) == pb.RUN_STATUS_FAILED
+    assert "unknown key 'colour'" in manager.get(strange.run_id).error
 
 
 def test_a_damaged_run_does_not_hold_up_the_others(store: RunStore) -> None:

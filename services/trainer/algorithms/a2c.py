@@ -33,7 +33,7 @@ class A2CLearner(ActorCriticLearner):
         policy_loss = policy_gradient_loss(log_probability, self._tensor(batch.advantage))
         value_loss = functional.mse_loss(values, self._tensor(batch.value_target))
         loss = policy_loss + self._config.value_coefficient * value_loss
-        self._descend(loss - self._entropy_term(parameters))
+        self._adam.descend(loss - self._entropy_term(parameters))
         self.updates += 1
         if self.updates % FIGURES_PERIOD:
             return {}

@@ -16,7 +16,7 @@ from services.trainer import acting
 from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.config import OnPolicyConfig
-from services.trainer.gradients import clip_norm_
+from services.trainer.gradients import FlatAdam
 from services.trainer.heads import head_of
 
 Array = npt.NDArray[Any]
@@ -54,12 +54,10 @@ class ActorCriticLearner(ABC):
         self.actor_critic = network.to(device)
         self.head = head_of(network.spec).to(device)
         self.updates = 0
-        self._acting = self.actor_critic.acting()
         self._rates, self._device = config, device
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(
-            self._parameters, lr=config.learning_rate, eps=1e-5, fused=True
-        )
+        learnt = [p for p in network.parameters() if p.requires_grad]
+        self._adam = FlatAdam(learnt, config.learning_rate, config.max_gradient_norm)
+        self._acting = self.actor_critic.acting()
 
     @property
     def network(self) -> nn.Module:
@@ -73,8 +71,7 @@ class ActorCriticLearner(ABC):
     def anneal(self, share_done: float) -> None:
         """Set the learning rate for this share of the run done, in [0, 1]."""
         if self._rates.anneal_learning_rate:
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._rates.learning_rate * (1 - share_done)
+            self._adam.set_learning_rate(self._rates.learning_rate * (1 - share_done))
 
     def observe(self, observations: Array) -> None:
         """Have observations (n, *shape) shift what others are normalised by, where they are."""
@@ -115,20 +112,15 @@ class ActorCriticLearner(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """All that is learnt, by dotted name."""
         return join(
-            network=self.actor_critic.state_dict(), optimizer=optimizer_tensors(self._optimizer)
+            network=self.actor_critic.state_dict(),
+            optimizer=optimizer_tensors(self._adam.optimizer),
         )
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from what `tensors` gave."""
         self.actor_critic.load_state_dict(split(tensors, "network"))
-        restore_optimizer(self._optimizer, split(tensors, "optimizer"))
+        restore_optimizer(self._adam.optimizer, split(tensors, "optimizer"))
         self.updates = updates
-
-    def _descend(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        clip_norm_(self._parameters, self._rates.max_gradient_norm)
-        self._optimizer.step()
 
     def _entropy_term(self, parameters: Tensor) -> Tensor | float:
         coefficient = self._rates.entropy_coefficient

@@ -69,7 +69,7 @@ class PPOLearner(ActorCriticLearner):
         )
         value_loss = functional.mse_loss(values, value_target)
         loss = torch.add(policy_loss, value_loss, alpha=self._config.value_coefficient)
-        self._descend(loss - self._entropy_term(parameters))
+        self._adam.descend(loss - self._entropy_term(parameters))
         return policy_loss, value_loss, parameters, log_probability
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import Gauge
 
-from services.common.errors import DataCorrupted, InvalidConfig, PreconditionFailed
+from services.common.errors import DataCorrupted, PreconditionFailed
 from services.common.leash import leashed
 from services.trainer.config import load_preset
 from services.trainer.runs.history import HistoryWriter
@@ -208,7 +208,7 @@ class RunManager:
             try:
                 view = self._view(folder)
                 states.append((view, view.refresh()))
-            except (DataCorrupted, InvalidConfig) as error:
+            except DataCorrupted as error:
                 if folder.run_id not in self._unreadable:
                     log.error("run cannot be read", run_id=folder.run_id, reason=str(error))
                     self._unreadable.add(folder.run_id)

@@ -19,6 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from services.common.durable import write_atomically
 from services.common.errors import NotFound, PreconditionFailed
 from services.common.wire import timestamp
@@ -127,21 +129,25 @@ class RunStore:
 
 
 class RunView:
-    """A run's state, folded from its history as that grows."""
+    """A run's state, folded from its history as that grows.
+
+    Also of runs whose settings are no longer known, as after an upgrade: what they came to
+    is still to be seen. Going on with one is refused, by `RunFolder.config`.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         record = folder.record
         self.request_id = record.request_id
-        config = folder.config()
+        config = record.config
         self._run = pb.Run(
             run_id=record.run_id,
             preset=record.preset,
-            algorithm=config.algorithm,
-            policy=config.policy,
-            seed=config.seed,
+            algorithm=config.get("algorithm", ""),
+            policy=config.get("policy", ""),
+            seed=config.get("seed", 0),
             status=pb.RUN_STATUS_QUEUED,
-            config_yaml=configs.to_yaml(config),
+            config_yaml=yaml.safe_dump(config, sort_keys=False),
             created_at=timestamp(datetime.fromisoformat(record.created_at)),
         )
         self._reader = HistoryReader(folder.history)
