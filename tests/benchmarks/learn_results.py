@@ -65,7 +65,9 @@ class Results:
         write_atomically(self._path, _compact(content).encode())
 
     def _identity(self) -> dict[str, Any]:
-        config = self._row.config(0).model_dump(mode="json", exclude={"seed"})
+        # What the preset and the row set: a default that is new takes nothing from old figures.
+        run = self._row.config(0)
+        config = run.model_dump(mode="json", exclude={"seed"}, exclude_unset=True)
         return {"row": self._row.name, "preset": self._row.preset, "config": config}
 
     def _read(self) -> list[dict[str, Any]]:
@@ -73,7 +75,7 @@ class Results:
             return []
         content = json.loads(self._path.read_text())
         if {key: content[key] for key in self._identity()} != self._identity():
-            print(f"{self._path}: of another configuration; its seeds are trained anew")
+            print(f"{self._path}: of another configuration, its seeds do not count")
             return []
         seeds: list[dict[str, Any]] = content["seeds"]
         return seeds
