@@ -9,8 +9,9 @@ speed      environment steps a second at settings that are the same for both (ne
            and medians over the rounds are given, so that what else the machine does weighs on
            both alike.
 threshold  seconds until the mean return of the last 20 training episodes reaches a threshold:
-           our presets as they are, with the evaluations and exports that a run makes, beside
-           Stable-Baselines3 at RL Zoo's tuned settings without any. Imports are not counted;
+           our presets (CartPole's with less exploration), with the evaluations and exports that
+           a run makes, beside Stable-Baselines3 at RL Zoo's tuned settings without any. Imports
+           are not counted;
            making environments and networks is in ours, not in theirs. A seed that never gets
            there counts as infinitely long; where theirs does not in the median, the ratio is
            of the time that theirs ended after, and more than it says.
