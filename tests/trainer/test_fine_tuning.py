@@ -228,7 +228,9 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(world: World, policy
     assert stopped == pb.RUN_STATUS_STOPPED
     reached = RunView(folder).refresh().checkpoint_env_steps
     assert 256 <= reached < 1024
+    label_honestly(world, policy, count=5)  # which are for a later run
     assert world.execute(folder) == pb.RUN_STATUS_SUCCEEDED, RunView(folder).refresh().error
+    assert RewardModelStore(world.resources.reward_models).versions(policy) == [1]
     assert f"resumed at {reached} env steps" in [m.text for m in events(folder, "message")]
     assert len(events(folder, "policy_published")) == 1
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from services.common.errors import PreconditionFailed
+from services.common.errors import DataCorrupted, NotFound, PreconditionFailed
 from services.trainer.config import RewardConfig
 from services.trainer.reward.ensemble import RewardEnsemble
 from services.trainer.reward.fitting import Report, fit, predict
@@ -197,13 +198,34 @@ def test_a_single_member_has_nothing_to_disagree_on() -> None:
     )
 
 
-def test_models_are_kept_by_version(tmp_path: object) -> None:
+def test_models_are_kept_by_version(tmp_path: Path) -> None:
     store = RewardModelStore(tmp_path)
     ensemble, report = fitted(preferences(), CONFIG.model_copy(update={"epochs": 1}))
     assert [store.save("cartpole", ensemble, report, "run") for _ in range(2)] == [1, 2]
     assert store.save("other", ensemble, report, "run") == 1
     assert store.versions("cartpole") == [1, 2]
     assert store.versions("ghost") == []
+    assert store.save("cartpole", ensemble, report, "another run") == 3
+    assert [store.version_of("cartpole", run) for run in ("run", "another run")] == [2, 3]
+    assert store.version_of("cartpole", "ghost") is None
+    assert store.version_of("ghost", "run") is None
+
+
+def test_a_kept_model_says_the_same(tmp_path: Path) -> None:
+    store, config = RewardModelStore(tmp_path), CONFIG.model_copy(update={"epochs": 3})
+    ensemble, report = fitted(preferences(), config)
+    version = store.save("cartpole", ensemble, report, "run")
+    again = store.load("cartpole", version, 2, config)
+    observations, actions, _ = segments()
+    flat = observations.reshape(-1, observations.shape[-1]), actions.reshape(-1)
+    np.testing.assert_array_equal(again.reward(*flat, 0.5), ensemble.reward(*flat, 0.5))
+    with pytest.raises(NotFound):
+        store.load("cartpole", 9, 2, config)
+    with pytest.raises(DataCorrupted, match=r"reward model cartpole/1/model\.safetensors"):
+        store.load("cartpole", version, 3, config)
+    (tmp_path / "cartpole" / "1" / "model.safetensors").write_bytes(b"half a mod")
+    with pytest.raises(DataCorrupted, match=r"reward model cartpole/1/model\.safetensors"):
+        store.load("cartpole", version, 2, config)
 
 
 # --- preferences as they come from the feedback service -------------------------

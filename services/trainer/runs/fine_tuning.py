@@ -55,7 +55,7 @@ def fine_tune(
     """
     base, manifest = load_q_network(resources.registry, config.policy, config.base_alias)
     ensemble, version = fit_reward_model(config, manifest, folder, session, resources, generator)
-    deployed = observe(base, config, generator)
+    deployed = observe(base, config)
     actor = leash(deployed, config, manifest.spec)
     shaping = Shaping(
         config,
@@ -104,9 +104,9 @@ class Deployed:
     median_lead: float
 
 
-def observe(base: nn.Module, config: RLHFRun, generator: np.random.Generator) -> Deployed:
-    """Play some greedy episodes of the deployed policy."""
-    act, seed = greedy(base), environments.seed_from(generator)
+def observe(base: nn.Module, config: RLHFRun) -> Deployed:
+    """Play some greedy episodes of the deployed policy, the same again when a run goes on."""
+    act, seed = greedy(base), environments.seed_from(np.random.default_rng(config.seed))
     judged = evaluate(act, config.environment, MEASURED_EPISODES, seed)
     seen, step_reward = judged.observations, float(judged.returns.sum()) / judged.steps
     with torch.inference_mode():

@@ -6,6 +6,7 @@ import numpy as np
 
 from services.common.errors import PreconditionFailed
 from services.common.registry import PolicyManifest
+from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import RLHFRun
 from services.trainer.resources import Resources
 from services.trainer.reward.ensemble import RewardEnsemble
@@ -31,10 +32,18 @@ def fit_reward_model(
 ) -> tuple[RewardEnsemble, int]:
     """Fetch all preferences, fit, judge, save and announce; the model and its version.
 
+    A run that goes on from a checkpoint goes on with the model it has learnt from so far,
+    whatever was labelled since.
+
     Raises:
         PreconditionFailed: too few preferences, or a model that does not pass its gate.
         Unavailable: when the feedback service does not answer.
     """
+    store = RewardModelStore(resources.reward_models)
+    fitted = store.version_of(config.policy, folder.run_id)
+    if fitted is not None and CheckpointStore(folder.checkpoints).steps():
+        ensemble = store.load(config.policy, fitted, manifest.spec.actions, config.reward)
+        return ensemble, fitted
     data = fetch_preferences(config.policy, resources.feedback_address)
     if len(data.outcome) < config.reward.min_preferences:
         raise PreconditionFailed(
@@ -46,7 +55,6 @@ def fit_reward_model(
         session.progress(PHASE, done, config.reward.epochs, "epochs")
 
     ensemble, report = fit(data, manifest.spec.actions, config.reward, generator, on_epoch)
-    store = RewardModelStore(resources.reward_models)
     version = store.save(config.policy, ensemble, report, folder.run_id)
     accepted = report.passes(config.reward)
     session.reward_model_fitted(_message(config.policy, version, report, accepted))
