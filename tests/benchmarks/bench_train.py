@@ -11,10 +11,9 @@ speed      environment steps a second at settings that are the same for both (ne
 threshold  seconds until the mean return of the last 20 training episodes reaches a threshold:
            our presets (CartPole's with less exploration), with the evaluations and exports that
            a run makes, beside Stable-Baselines3 at RL Zoo's tuned settings without any. Imports
-           are not counted;
-           making environments and networks is in ours, not in theirs. A seed that never gets
-           there counts as infinitely long; where theirs does not in the median, the ratio is
-           of the time that theirs ended after, and more than it says.
+           are not counted; making environments and networks is in ours, not in theirs. A seed
+           that never gets there counts as infinitely long; where theirs does not in the median,
+           the ratio is of the time that theirs ended after, and more than it says.
 profile    where the time of ours goes, at the settings of `speed`, and what the matrix products
            of its updates alone would have taken.
 
