@@ -194,7 +194,7 @@ def test_presets_are_listed_with_a_line_each(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pole"], "no preset 'pole'; there are: cartpole-dqn, cartpole-ppo, "),
+        (["pole"], "no preset 'pole'; there are: acrobot-dqn, "),
         (["cartpole-dqn", "--set", "dqn.n_stpe=3"], "cartpole-dqn: unknown key 'dqn.n_stpe'"),
         (["cartpole-dqn", "--set", "dqn.n_step=0"], "dqn.n_step: Input should be greater than"),
         (["cartpole-dqn", "--set", "dqn.n_step.x=1"], "'n_step' is a value, not a group of keys"),

@@ -39,8 +39,7 @@ SOLVED, NEAR_BEFORE, NEAR_AFTER, MAX_LABELS = 475.0, 0.20, 0.70, 200
 # of labels from there, show where to stop. Models before the last are judged on few pairs, which
 # says little, so they have no gate; the last one has the preset's.
 SHORTLY = {
-    "tuning.total_env_steps": "49152",
-    "evaluation.period": "4096",
+    "tuning.total_env_steps": "98304",
     "reward.min_accuracy": "0",
     "reward.max_calibration_error": "1",
 }

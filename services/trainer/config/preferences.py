@@ -22,7 +22,7 @@ from services.trainer.config.parts import (
 class FineTuningConfig(PPOConfig):
     """PPO on rewards that people's preferences have gone into."""
 
-    total_env_steps: Positive = 196_608
+    total_env_steps: Positive = 131_072
     learning_rate: PositiveFloat = 2e-3
     epochs: Positive = 6
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
