@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 from replay_rig import SCHEMA, make_rows, steps_of
 
 from services.common.embedded_redis import EmbeddedRedis
@@ -57,6 +58,18 @@ def append_file(valkey: EmbeddedRedis) -> Path:
     return found
 
 
+def length_written(valkey: EmbeddedRedis) -> int:
+    """Of the append-only file, once all that was done before is in it.
+
+    With `everysec` what a command did may wait for as long as the disk is busy with earlier
+    commands, whose answers are not held back by that.
+    """
+    with redis.Redis.from_url(valkey.url, single_connection_client=True) as client:
+        client.set("written", 1)
+        assert client.execute_command("WAITAOF", 1, 0, 10_000)[0] == 1
+    return append_file(valkey).stat().st_size
+
+
 def cut_power(valkey: EmbeddedRedis, length: int) -> None:
     """Kill the server and drop what it wrote beyond this length."""
     valkey.kill()
@@ -97,7 +110,7 @@ def test_what_power_took_is_sent_again_once(
         for episode, writer in enumerate(writers):
             writer.append(make_rows(episode, range(start, start + 5)))
         if start == 5:
-            kept, then = append_file(valkey).stat().st_size, store.shards[0].tail(0, 1)
+            kept, then = length_written(valkey), store.shards[0].tail(0, 1)
     cut_power(valkey, kept + 200 if torn else kept)
     first, other = writers
     first.append(make_rows(0, range(20, 25)))
@@ -117,7 +130,7 @@ def test_what_power_took_and_nobody_kept_is_said_to_be_lost(
 ) -> None:
     writer = ReplayProducer(store, kept_s=0)
     writer.append(make_rows(1, range(3)))
-    kept = append_file(valkey).stat().st_size
+    kept = length_written(valkey)
     for start in (3, 6):
         writer.append(make_rows(1, range(start, start + 3)))
     cut_power(valkey, kept)
@@ -132,7 +145,7 @@ def test_power_lost_twice_in_a_second_is_seen_as_such(
     (shard,) = store.shards
     writer = ReplayProducer(store)
     writer.append(make_rows(1, range(3)))
-    kept = append_file(valkey).stat().st_size
+    kept = length_written(valkey)
     valkey.kill()
     valkey.start()
     seen = shard.tail(0, 1)
@@ -152,7 +165,7 @@ def test_limits_and_their_counts_outlive_a_crash(valkey: EmbeddedRedis) -> None:
         writer.append(make_rows(1, range(10)))
         shard.tail(0, 0, sampled=9)
         shard.save_priorities("s", 11, 2.0, [])
-        kept = append_file(valkey).stat().st_size
+        kept = length_written(valkey)
         shard.tail(0, 0, sampled=1)
         writer.append(make_rows(1, range(10, 20)))
         shard.tail(0, 0, sampled=10)
