@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
-from replay_rig import SCHEMA, make_rows, steps_of
+from replay_rig import SCHEMA, make_rows, steps_of, until_written
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.errors import ReplayDataLost, ReplayUnavailable, StorageFull
@@ -59,14 +58,8 @@ def append_file(valkey: EmbeddedRedis) -> Path:
 
 
 def length_written(valkey: EmbeddedRedis) -> int:
-    """Of the append-only file, once all that was done before is in it.
-
-    With `everysec` what a command did may wait for as long as the disk is busy with earlier
-    commands, whose answers are not held back by that.
-    """
-    with redis.Redis.from_url(valkey.url, single_connection_client=True) as client:
-        client.set("written", 1)
-        assert client.execute_command("WAITAOF", 1, 0, 10_000)[0] == 1
+    """Of the append-only file, with all in it that was done before."""
+    until_written(valkey.url)
     return append_file(valkey).stat().st_size
 
 

@@ -18,7 +18,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from replay_oracle import Actor
-from replay_rig import SCHEMA, make_rows
+from replay_rig import SCHEMA, make_rows, until_written
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.errors import ReplayBackpressure, ReplayDataLost, ReplayUnavailable
@@ -243,6 +243,7 @@ def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path
         copy = mirrored(client, "restarted", 100, sampler=Prioritized())
         copy.append(make_rows(1, range(5)))
         (log,) = (valkey.folder / "appendonlydir").glob("*.incr.aof")
+        until_written(valkey.url)
         length = log.stat().st_size
         copy.append(make_rows(1, range(5, 9)))
         copy.sync()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import redis
 
 from services.common.replay.fragments import assemble
 from services.common.replay.schema import LEAD, STEP, ReplaySchema, Rows
@@ -74,3 +75,14 @@ def steps_of(rows: Rows) -> Rows:
 def without_leads(rows: Rows) -> Rows:
     """Step rows and closing rows."""
     return rows[rows["kind"] != LEAD]
+
+
+def until_written(url: str) -> None:
+    """Return once all that was done so far is in the server's append-only file.
+
+    With `everysec` what a command did may wait for as long as the disk is busy with earlier
+    commands, whose answers are not held back by that.
+    """
+    with redis.Redis.from_url(url, single_connection_client=True) as client:
+        client.set("written", 1)
+        assert client.execute_command("WAITAOF", 1, 0, 10_000)[0] == 1
