@@ -28,23 +28,6 @@ def double_q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, selector_q_t: 
     return r_t + discount_t * q_t.gather(1, best).squeeze(1)
 
 
-def soft_q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, temperature: float) -> Tensor:
-    """Targets of soft Q-learning: the next state is worth τ·log Σ exp(q/τ) (Fox et al. 2016).
-
-    With rewards r + τ·log π₀(a|s) it is KL control towards π₀ (Jaques et al. 2017, Ψ-learning).
-
-    Args:
-        r_t: (B,)
-        discount_t: (B,)
-        q_t: (B, A)
-        temperature: τ > 0, in units of reward.
-
-    Returns:
-        (B,)
-    """
-    return r_t + discount_t * temperature * torch.logsumexp(q_t / temperature, dim=1)
-
-
 def sarsa_target(
     r_t: Tensor,
     discount_t: Tensor,

@@ -21,7 +21,6 @@ from services.trainer.losses import (
     preference_log_likelihood,
     quantile_loss,
     sarsa_target,
-    soft_q_target,
     td_loss,
 )
 
@@ -40,23 +39,6 @@ def test_with_itself_as_selector_it_is_q_learning() -> None:
     # 1 + 0.5·max(1, 5) = 3.5; 2 + 1·max(3, 2) = 5
     target = double_q_target(tensor([1.0, 2.0]), tensor([0.5, 1.0]), Q, Q)
     assert target.tolist() == [3.5, 5.0]
-
-
-def test_soft_q_is_the_log_of_the_summed_exponentials() -> None:
-    # τ = 2: 2·log(e^(2·log 2 / 2) + e^(2·log 3 / 2)) = 2·log(2 + 3); 1 + 0.5·that
-    q_t = tensor([[2 * math.log(2), 2 * math.log(3)]])
-    target = soft_q_target(tensor([1.0]), tensor([0.5]), q_t, 2.0)
-    assert target.item() == pytest.approx(1 + 0.5 * 2 * math.log(5))
-
-
-def test_soft_q_becomes_q_learning_as_the_temperature_falls() -> None:
-    target = soft_q_target(tensor([1.0, 2.0]), tensor([0.5, 0.0]), Q, 1e-3)
-    assert target.tolist() == pytest.approx([3.5, 2.0])
-
-
-def test_soft_q_of_equal_values_adds_the_temperatures_entropy() -> None:
-    target = soft_q_target(tensor([0.0]), tensor([1.0]), tensor([[4.0, 4.0, 4.0]]), 0.5)
-    assert target.item() == pytest.approx(4 + 0.5 * math.log(3))
 
 
 def test_epsilon_greedy_is_worth_a_share_of_the_mean_and_of_the_best() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.trainer.returns import generalised_advantages, lambda_returns, q_lambda_returns
+from services.trainer.returns import generalised_advantages, q_lambda_returns
 
 
 def advantages(
@@ -77,56 +77,6 @@ def test_environments_do_not_touch_one_another() -> None:
 
 
 NONE = -1
-
-
-def returns(
-    successor: list[int], *, terminated: list[bool] | None = None, horizon: int = 9
-) -> list[float]:
-    """λ-returns of rewards 1, 2, 3 with next values 1, 2, 8."""
-    return lambda_returns(
-        np.array([1, 2, 3], np.float32),
-        np.array([1, 2, 8], np.float32),
-        np.array(terminated or [False] * 3),
-        np.array(successor),
-        0.5,
-        0.5,
-        horizon,
-    ).tolist()
-
-
-def test_lambda_returns_mix_the_value_reached_with_the_return_from_there() -> None:
-    # G₂ = 3 + 0.5·8 = 7, G₁ = 2 + 0.5·(0.5·2 + 0.5·7) = 4.25,
-    # G₀ = 1 + 0.5·(0.5·1 + 0.5·4.25) = 2.3125: the advantages above, plus the values
-    assert returns([1, 2, NONE]) == [2.3125, 4.25, 7]
-
-
-@pytest.mark.parametrize(
-    ("horizon", "expected"),
-    [
-        (1, [1.5, 3, 7]),  # r + 0.5·V(s')
-        (2, [2.0, 4.25, 7]),  # G₀ = 1 + 0.5·(0.5·1 + 0.5·3)
-        (3, [2.3125, 4.25, 7]),
-    ],
-)
-def test_lambda_returns_look_no_further_than_the_horizon(
-    horizon: int, expected: list[float]
-) -> None:
-    assert returns([1, 2, NONE], horizon=horizon) == expected
-
-
-def test_lambda_returns_end_at_a_termination() -> None:
-    # G₁ = 2, G₀ = 1 + 0.5·(0.5·1 + 0.5·2)
-    assert returns([1, NONE, NONE], terminated=[False, True, False]) == [1.75, 2, 7]
-
-
-def test_lambda_returns_bootstrap_through_a_truncation() -> None:
-    # G₁ = 2 + 0.5·2, G₀ = 1 + 0.5·(0.5·1 + 0.5·3)
-    assert returns([1, NONE, NONE]) == [2, 3, 7]
-
-
-def test_lambda_returns_follow_links_not_positions() -> None:
-    # Step 0 goes on at position 2: G₀ = 1 + 0.5·(0.5·1 + 0.5·7)
-    assert returns([2, NONE, NONE]) == [3, 3, 7]
 
 
 def q_lambda(
