@@ -73,6 +73,7 @@ class Run(_message.Message):
     PUBLISHED_VERSIONS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ENV_STEPS_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Unique name, such as "cartpole-dqn-20261122-101500-3f2a"."""
     preset: _builtins.str
@@ -107,6 +108,10 @@ class Run(_message.Message):
     def published_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Versions published, oldest first."""
 
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
+        """What is kept of it, oldest first. GetRun alone fills this in."""
+
     def __init__(
         self,
         *,
@@ -123,14 +128,59 @@ class Run(_message.Message):
         published_versions: _abc.Iterable[_builtins.int] | None = ...,
         error: _builtins.str = ...,
         checkpoint_env_steps: _builtins.int = ...,
+        checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "checkpoint_env_steps", b"checkpoint_env_steps", "config_yaml", b"config_yaml", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "policy", b"policy", "preset", b"preset", "progress", b"progress", "published_versions", b"published_versions", "run_id", b"run_id", "seed", b"seed", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "checkpoint_env_steps", b"checkpoint_env_steps", "checkpoints", b"checkpoints", "config_yaml", b"config_yaml", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "policy", b"policy", "preset", b"preset", "progress", b"progress", "published_versions", b"published_versions", "run_id", b"run_id", "seed", b"seed", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """A state of a run on disk. The newest is what it goes on from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENV_STEPS_FIELD_NUMBER: _builtins.int
+    SAVED_AT_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    env_steps: _builtins.int
+    """Environment steps of the run."""
+    bytes: _builtins.int
+    """Its size on disk."""
+    score: _builtins.float
+    """What an evaluation of the policy at this step came to: the mean return, or the mean
+    learned reward where a reward model takes part; unset where there was none.
+    """
+    best: _builtins.bool
+    """Whether its score is the best of those the run had."""
+    @_builtins.property
+    def saved_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was saved."""
+
+    def __init__(
+        self,
+        *,
+        env_steps: _builtins.int = ...,
+        saved_at: _timestamp_pb2.Timestamp | None = ...,
+        bytes: _builtins.int = ...,
+        score: _builtins.float | None = ...,
+        best: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "saved_at", b"saved_at", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "best", b"best", "bytes", b"bytes", "env_steps", b"env_steps", "saved_at", b"saved_at", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class RunProgress(_message.Message):
@@ -201,6 +251,7 @@ class RunEvent(_message.Message):
     REWARD_MODEL_FITTED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SAVED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RUN_RESUMED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the run's history, from 1, without gaps."""
     @_builtins.property
@@ -243,6 +294,10 @@ class RunEvent(_message.Message):
     def message(self) -> Global___Message:
         """Something a person should know."""
 
+    @_builtins.property
+    def run_resumed(self) -> Global___RunResumed:
+        """The run went on from a checkpoint."""
+
     def __init__(
         self,
         *,
@@ -257,12 +312,13 @@ class RunEvent(_message.Message):
         reward_model_fitted: Global___RewardModelFitted | None = ...,
         checkpoint_saved: Global___CheckpointSaved | None = ...,
         message: Global___Message | None = ...,
+        run_resumed: Global___RunResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "run_resumed", b"run_resumed", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "sequence", b"sequence", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "run_resumed", b"run_resumed", "sequence", b"sequence", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status_changed", "progress", "episode_ended", "metrics", "policy_evaluated", "policy_published", "reward_model_fitted", "checkpoint_saved", "message"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status_changed", "progress", "episode_ended", "metrics", "policy_evaluated", "policy_published", "reward_model_fitted", "checkpoint_saved", "message", "run_resumed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -571,6 +627,39 @@ class CheckpointSaved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointSaved: _TypeAlias = CheckpointSaved  # noqa: Y015
+
+@_typing.final
+class RunResumed(_message.Message):
+    """The run went on from a checkpoint. What was told of later environment steps before is done,
+    and told, once more, perhaps with another outcome: the new one counts. An exact run
+    does the same again, and tells of it only from where its telling had broken off.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENV_STEPS_FIELD_NUMBER: _builtins.int
+    EPISODES_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    env_steps: _builtins.int
+    """Environment steps of the run at the checkpoint."""
+    episodes: _builtins.int
+    """Training episodes by then."""
+    exact: _builtins.bool
+    """Whether it goes on exactly as if it had never stopped."""
+    def __init__(
+        self,
+        *,
+        env_steps: _builtins.int = ...,
+        episodes: _builtins.int = ...,
+        exact: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_steps", b"env_steps", "episodes", b"episodes", "exact", b"exact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
