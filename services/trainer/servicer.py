@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 
+from services.common.wire import timestamp
 from services.trainer.config import load_preset, preset_description, preset_names, to_yaml
+from services.trainer.kept import CheckpointFolder, Kept, best
 from services.trainer.runs.history import HistoryReader
 from services.trainer.runs.manager import RunManager
 from services.trainer.runs.store import ENDED
@@ -43,8 +46,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         return pb.ResumeRunResponse(run=self._manager.resume(request.run_id))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
-        """The state of a run."""
-        return pb.GetRunResponse(run=self._manager.get(request.run_id))
+        """The state of a run, and what is kept of it."""
+        found = self._manager.get(request.run_id)
+        folder = CheckpointFolder(self._manager.store.get(request.run_id).checkpoints)
+        run = pb.Run(checkpoints=_checkpoints(await asyncio.to_thread(folder.kept)))
+        run.MergeFrom(found)
+        return pb.GetRunResponse(run=run)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Runs, newest first."""
@@ -71,6 +78,20 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             if ended or not request.follow:
                 return
             await asyncio.sleep(FOLLOW_PERIOD_S)
+
+
+def _checkpoints(kept: Sequence[Kept]) -> list[pb.Checkpoint]:
+    first = best(kept)
+    return [
+        pb.Checkpoint(
+            env_steps=one.env_steps,
+            saved_at=timestamp(datetime.fromtimestamp(one.saved_at, UTC)),
+            bytes=one.bytes,
+            score=one.score,
+            best=one is first,
+        )
+        for one in kept
+    ]
 
 
 def _preset(name: str) -> pb.Preset:

@@ -157,6 +157,7 @@ class DQNRun(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> DQNRun:
         self.replay.check_reached()
+        self.replay.check_alone(self.deterministic)
         if self.dqn.bootstrap in (Bootstrap.SARSA, Bootstrap.EXPECTED_SARSA):
             self._fits_sarsa(self.dqn.bootstrap.value)
         return self

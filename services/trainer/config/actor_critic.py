@@ -148,6 +148,7 @@ class SACRun(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> SACRun:
         self.replay.check_reached()
+        self.replay.check_alone(self.deterministic)
         _check_not_normalised(self.network)
         return self
 
@@ -168,6 +169,7 @@ class TD3Run(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> TD3Run:
         self.replay.check_reached()
+        self.replay.check_alone(self.deterministic)
         _check_not_normalised(self.network)
         return self
 

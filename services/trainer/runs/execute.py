@@ -84,7 +84,7 @@ def execute(
         view = RunView(folder)
         view.refresh()
         history = HistoryWriter(folder.history)
-        session = RunSession(history, listener)
+        session = RunSession(history, listener, view.told)
         on_session(session)
         try:
             session.status(pb.RUN_STATUS_RUNNING)
@@ -106,6 +106,7 @@ def execute(
 def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: int) -> bool:
     config = folder.config()
     torch.set_num_threads(1)  # small networks: threads cost more than they bring
+    _use_deterministic_algorithms(isinstance(config, TrainingConfig) and config.deterministic)
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     match config:
@@ -123,6 +124,11 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_on_policy(config, folder, session, resources, generator)
         case RLHFRun():
             return fine_tune(config, folder, session, resources, generator)
+
+
+def _use_deterministic_algorithms(wanted: bool) -> None:
+    torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
 
 
 def _train_dqn(

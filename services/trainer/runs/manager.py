@@ -15,6 +15,7 @@ from prometheus_client import Gauge
 from services.common.errors import DataCorrupted, PreconditionFailed
 from services.common.leash import leashed
 from services.trainer.config import load_preset
+from services.trainer.kept import CheckpointFolder
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.store import ENDED, RunFolder, RunStore, RunView
 from tutelage.v1 import training_pb2 as pb
@@ -126,7 +127,10 @@ class RunManager:
         with view.folder.locked():
             _write_status(view.folder, pb.RUN_STATUS_QUEUED)
         self._crashes.pop(run_id, None)
-        return view.refresh()
+        run = view.refresh()
+        # A crash may have kept it from telling of its last one.
+        run.checkpoint_env_steps = max(CheckpointFolder(view.folder.checkpoints).steps(), default=0)
+        return run
 
     async def work(self) -> None:
         """Start queued runs and look after running ones, until `close`."""

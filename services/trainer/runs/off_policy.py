@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.replay import Prioritized, Sampling, Uniform
+from services.trainer.arrays import Arrays
 from services.trainer.collector import Choice
 from services.trainer.config import DQNRun, PriorityConfig
 from services.trainer.exploration import EpsilonGreedy
@@ -50,6 +51,14 @@ class OffPolicyRun(ReplayLoop):
     def restore(self, state: Mapping[str, Any]) -> None:
         """See TrainingLoop."""
         self._learning.restore(state["learning"])
+
+    def exploring(self) -> Arrays:
+        """See ReplayLoop."""
+        return self._explorer.arrays()
+
+    def explore_on(self, arrays: Arrays) -> None:
+        """See ReplayLoop."""
+        self._explorer.put_back(arrays)
 
     def act(self, observations: npt.NDArray[Any]) -> Choice:
         """See ReplayLoop."""
