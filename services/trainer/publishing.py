@@ -174,10 +174,10 @@ class Publisher:
             env_steps,
             self._resources,
             self._exporter,
-            self._session.told.versions,
+            self._session.versions,
         )
         self._published = score
-        if manifest.version in self._session.told.versions:
+        if manifest.version in self._session.versions:
             return  # the run has come by it before, and its alias was moved then
         policy, registry = self._config.policy, self._resources.registry
         moved = self._deserves_stable(manifest)

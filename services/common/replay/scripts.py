@@ -223,9 +223,9 @@ local head, to, needed = tonumber(m[2]), tonumber(ARGV[2]), tonumber(ARGV[5])
 local lost = math.max(head - tonumber(m[3]), tonumber(m[4] or '0'))
 if to > head then return {2, head} end
 if to - needed < math.min(lost, to) then return {3, lost} end
-local fields = call('HKEYS', meta)
-for i = 1, #fields do
-  if string.sub(fields[i], 1, 9) == 'producer:' then call('HDEL', meta, fields[i]) end
+local all = call('HGETALL', meta)
+for i = 1, #all, 2 do
+  if string.sub(all[i], 1, 9) == 'producer:' then call('HDEL', meta, all[i]) end
 end
 call('HSET', meta, 'head', to, 'inserted', ARGV[3], 'sampled', ARGV[4], 'lost', math.min(lost, to),
      'read_to', to, 'previous_epoch', m[5], 'epoch', math.max(tonumber(m[5]) + 1, clock()),

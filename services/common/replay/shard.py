@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import redis
+from redis.exceptions import NoPermissionError
 
 from services.common.errors import InvalidInput, ReplayDataLost, ReplayUnavailable
 from services.common.replay import keys, scripts
@@ -346,6 +347,8 @@ class ReplayShard:
             pipe.hset(self._meta, "durable_head", head)
             pipe.execute_command("WAITAOF", 1, 0, _DURABLE_WITHIN_MS)  # type: ignore[no-untyped-call]
             _, answer = pipe.execute(raise_on_error=False)
+            if isinstance(answer, NoPermissionError):
+                raise answer
         if isinstance(answer, redis.ResponseError):
             return  # it has no append-only file, or is too old to tell
         if not answer[0]:

@@ -82,9 +82,9 @@ def execute(
     """
     with folder.locked():
         view = RunView(folder)
-        view.refresh()
+        versions = view.refresh().published_versions
         history = HistoryWriter(folder.history)
-        session = RunSession(history, listener, view.told)
+        session = RunSession(history, listener, versions)
         on_session(session)
         try:
             session.status(pb.RUN_STATUS_RUNNING)

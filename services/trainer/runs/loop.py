@@ -9,7 +9,7 @@ is, bit for bit, what it would have ended with had it not been stopped or killed
 - the replay goes back too, in Redis and in its mirror (see `services.common.replay.exact`); it has
   more room for that, each chunk waits for Redis, and a checkpoint for its disk;
 - torch keeps to deterministic algorithms, and nothing else appends to the replay;
-- its history goes on as well: what it did and told once, and does again, is not told again.
+- versions that it published already it recognises, and does not publish again.
 
 It is the same run only with the same versions of torch, numpy and the environments, on the same
 kind of processor. Its environments see other seeds than those of a run that is not
@@ -199,7 +199,6 @@ class TrainingLoop(ABC):
         loop = self._loop
         checkpoint = loop.checkpoints.load_newest()
         if checkpoint is None:
-            loop.session.start_over(exact=self.deterministic)
             return None
         state = checkpoint.state
         self._saved.restore(checkpoint.tensors, state["updates"])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from services.common.registry import Evaluation
 from services.trainer.runs.history import HistoryWriter
-from services.trainer.runs.told import NOTHING_TOLD, Told
 from tutelage.v1 import training_pb2 as pb
 
 PROGRESS_PERIOD_S = 0.5
@@ -24,22 +23,19 @@ class RunSession:
     Args:
         history: where events go.
         listener: told each event after it is written, such as a progress bar.
-        told: what the history says already. Of a run that goes on exactly, it is not said again
-            as the run comes by it once more.
+        versions: that the history tells of already; a run that goes on may come by them again.
     """
 
     def __init__(
         self,
         history: HistoryWriter,
         listener: Listener | None = None,
-        told: Told = NOTHING_TOLD,
+        versions: Iterable[int] = (),
     ) -> None:
         self._history = history
         self._listener = listener
-        self.told = told
-        self.evaluations = 0
+        self.versions = frozenset(versions)
         self.score: tuple[int, float] | None = None
-        self._repeats = False
         self._progress_due = 0.0
         self._metrics_due = 0.0
         self._sums: dict[str, tuple[float, int]] = {}
@@ -87,8 +83,7 @@ class RunSession:
             episode_return=episode_return,
             length=length,
         )
-        if not (self._repeats and self.episodes <= self.told.episodes):
-            self._write(pb.RunEvent(episode_ended=ended))
+        self._write(pb.RunEvent(episode_ended=ended))
 
     def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Learner figures; means of what came in are written at most twice a second."""
@@ -101,14 +96,12 @@ class RunSession:
         self._metrics_due = moment + PROGRESS_PERIOD_S
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums.clear()
-        if not (self._repeats and env_steps <= self.told.env_steps):
-            self._write(pb.RunEvent(metrics=pb.Metrics(env_steps=env_steps, values=means)))
+        self._write(pb.RunEvent(metrics=pb.Metrics(env_steps=env_steps, values=means)))
 
     def evaluated(
         self, env_steps: int, evaluation: Evaluation, learned_reward: float | None = None
     ) -> None:
         """The greedy policy was evaluated; `score` says of which step, and what it came to."""
-        self.evaluations += 1
         score = evaluation.mean_return if learned_reward is None else learned_reward
         self.score = (env_steps, score)
         event = pb.PolicyEvaluated(
@@ -119,8 +112,7 @@ class RunSession:
             max_return=evaluation.max_return,
             mean_learned_reward=learned_reward,
         )
-        if not (self._repeats and self.evaluations <= self.told.evaluations):
-            self._write(pb.RunEvent(policy_evaluated=event))
+        self._write(pb.RunEvent(policy_evaluated=event))
 
     def published(self, policy: str, version: int, alias: str, digest: str) -> None:
         """A version entered the policy repository; durable on return."""
@@ -133,28 +125,14 @@ class RunSession:
 
     def state(self) -> dict[str, Any]:
         """Plain data to go on from."""
-        return {
-            "episodes": self.episodes,
-            "evaluations": self.evaluations,
-            "returns": list(self._returns),
-        }
+        return {"episodes": self.episodes, "returns": list(self._returns)}
 
     def resume(self, env_steps: int, state: Mapping[str, Any], *, exact: bool) -> None:
         """The run goes on from a checkpoint, with what `state` gave then."""
         self.episodes = state["episodes"]
-        self.evaluations = state.get("evaluations", 0)
-        self._returns.extend(state.get("returns", ()))
-        self._repeats = exact
-        resumed = pb.RunResumed(env_steps=env_steps, episodes=self.episodes, exact=exact)
-        self._write(pb.RunEvent(run_resumed=resumed), durable=True)
+        self._returns.extend(state["returns"])
         how = ", exactly as it was then" if exact else ""
         self.say(f"resumed at {env_steps} env steps{how}")
-
-    def start_over(self, *, exact: bool) -> None:
-        """The run begins, perhaps anew, for it had no checkpoint yet."""
-        self._repeats = exact
-        if self.told != NOTHING_TOLD:
-            self.say("begun anew, for there is no checkpoint to go on from")
 
     def checkpoint_saved(self, env_steps: int) -> None:
         """A checkpoint is durable."""

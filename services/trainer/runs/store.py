@@ -26,7 +26,6 @@ from services.common.errors import NotFound, PreconditionFailed
 from services.common.wire import timestamp
 from services.trainer import config as configs
 from services.trainer.runs.history import HistoryReader
-from services.trainer.runs.told import Told
 from tutelage.v1 import training_pb2 as pb
 
 ENDED = frozenset({pb.RUN_STATUS_SUCCEEDED, pb.RUN_STATUS_STOPPED, pb.RUN_STATUS_FAILED})
@@ -153,14 +152,6 @@ class RunView:
         )
         self._reader = HistoryReader(folder.history)
         self.attempts = 0
-        self._episodes = self._evaluations = 0
-        self._figures_to = -1
-
-    @property
-    def told(self) -> Told:
-        """What the history said when it was last read."""
-        versions = frozenset(self._run.published_versions)
-        return Told(self._episodes, self._evaluations, self._figures_to, versions)
 
     def refresh(self) -> pb.Run:
         """The state as of now."""
@@ -179,20 +170,8 @@ class RunView:
                 run.published_versions.append(event.policy_published.version)
             case "checkpoint_saved":
                 run.checkpoint_env_steps = event.checkpoint_saved.env_steps
-            case "run_resumed":
-                self._go_back_to(event.run_resumed)
-            case "episode_ended":
-                self._episodes = event.episode_ended.episode
-            case "policy_evaluated":
-                self._evaluations += 1
-            case "metrics":
-                self._figures_to = event.metrics.env_steps
             case _:
                 pass
-
-    def _go_back_to(self, resumed: pb.RunResumed) -> None:
-        # A checkpoint may be on disk of which a crash kept the run from telling.
-        self._run.checkpoint_env_steps = resumed.env_steps
 
     def _take_status(self, event: pb.RunEvent) -> None:
         run, change = self._run, event.status_changed

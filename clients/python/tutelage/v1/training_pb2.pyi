@@ -251,7 +251,6 @@ class RunEvent(_message.Message):
     REWARD_MODEL_FITTED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SAVED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
-    RUN_RESUMED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the run's history, from 1, without gaps."""
     @_builtins.property
@@ -294,10 +293,6 @@ class RunEvent(_message.Message):
     def message(self) -> Global___Message:
         """Something a person should know."""
 
-    @_builtins.property
-    def run_resumed(self) -> Global___RunResumed:
-        """The run went on from a checkpoint."""
-
     def __init__(
         self,
         *,
@@ -312,13 +307,12 @@ class RunEvent(_message.Message):
         reward_model_fitted: Global___RewardModelFitted | None = ...,
         checkpoint_saved: Global___CheckpointSaved | None = ...,
         message: Global___Message | None = ...,
-        run_resumed: Global___RunResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "run_resumed", b"run_resumed", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "run_resumed", b"run_resumed", "sequence", b"sequence", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "sequence", b"sequence", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status_changed", "progress", "episode_ended", "metrics", "policy_evaluated", "policy_published", "reward_model_fitted", "checkpoint_saved", "message", "run_resumed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status_changed", "progress", "episode_ended", "metrics", "policy_evaluated", "policy_published", "reward_model_fitted", "checkpoint_saved", "message"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -627,39 +621,6 @@ class CheckpointSaved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointSaved: _TypeAlias = CheckpointSaved  # noqa: Y015
-
-@_typing.final
-class RunResumed(_message.Message):
-    """The run went on from a checkpoint. What was told of later environment steps before is done,
-    and told, once more, perhaps with another outcome: the new one counts. An exact run
-    does the same again, and tells of it only from where its telling had broken off.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ENV_STEPS_FIELD_NUMBER: _builtins.int
-    EPISODES_FIELD_NUMBER: _builtins.int
-    EXACT_FIELD_NUMBER: _builtins.int
-    env_steps: _builtins.int
-    """Environment steps of the run at the checkpoint."""
-    episodes: _builtins.int
-    """Training episodes by then."""
-    exact: _builtins.bool
-    """Whether it goes on exactly as if it had never stopped."""
-    def __init__(
-        self,
-        *,
-        env_steps: _builtins.int = ...,
-        episodes: _builtins.int = ...,
-        exact: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_steps", b"env_steps", "episodes", b"episodes", "exact", b"exact"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
