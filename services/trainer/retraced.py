@@ -89,7 +89,7 @@ class RetracedEnvs(SyncVectorEnv):
         """
         self._env_obs = [lane.go(part(arrays, str(i))) for i, lane in enumerate(self._lanes)]
         self._autoreset_envs = arrays["ended"].copy()
-        seen = concatenate(self.single_observation_space, self._env_obs, self._observations)
+        seen: Any = concatenate(self.single_observation_space, self._env_obs, self._observations)
         if not np.array_equal(seen, observations, equal_nan=True):
             raise PreconditionFailed(
                 "the environment does not come to the same state by the same seed and actions, so "

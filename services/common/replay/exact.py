@@ -74,9 +74,10 @@ class ExactMirror(MirrorReplay):
         """
         for i, shard in enumerate(self._store.shards):
             at = [shard.made_at, 0, 0, 0] if snapshot is None else snapshot[f"{i}.at"].tolist()
-            needed = min(at[1], self._window)
-            shard.cut_back(*at, needed=needed)
-            self._rings[i].begin_at(at[1] - needed)
+            made_at, head, inserted, sampled = at
+            needed = min(head, self._window)
+            shard.cut_back(made_at, head, inserted, sampled, needed)
+            self._rings[i].begin_at(head - needed)
             self._epochs[i] = None
         self.sync()
         if self._prioritized is not None and snapshot is not None:

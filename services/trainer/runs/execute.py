@@ -128,7 +128,8 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
 
 def _use_deterministic_algorithms(wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
+    # Nothing here reads memory that it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _train_dqn(
