@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from services.trainer.networks import DuelingHead, QNetwork, Rescale
+from services.trainer.networks import DuelingHead, LeashedQNetwork, QNetwork, Rescale
 from services.trainer.normalising import LIMIT, Normaliser
 
 Array = npt.NDArray[Any]
@@ -42,6 +42,31 @@ def q_steps(network: QNetwork) -> list[Step] | None:
         parts.append([lambda x: x.reshape(shape).mean(axis=2)])
     known = [part for part in parts if part is not None]
     return [step for part in known for step in part] if len(known) == len(parts) else None
+
+
+def leashed_steps(network: LeashedQNetwork) -> list[Step] | None:
+    """The values of a policy under KL control as `numpy_steps`: (B, *observation) → (B, actions)"""
+    prior, correction = _values(network.base), q_steps(network.correction)
+    if prior is None or correction is None:
+        return None
+
+    def values(x: Array) -> Array:
+        scaled = run(prior, x) / network.prior_temperature
+        scaled -= scaled.max(axis=1, keepdims=True)
+        scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+        held: Array = network.temperature * np.maximum(scaled, network.floor)
+        return held + run(correction, x)
+
+    return [values]
+
+
+def _values(network: nn.Module) -> list[Step] | None:
+    match network:
+        case QNetwork():
+            return q_steps(network)
+        case LeashedQNetwork():
+            return leashed_steps(network)
+    return None
 
 
 def _dueling(head: DuelingHead) -> list[Step] | None:

@@ -14,7 +14,7 @@ from services.common.spec import Distribution, ObservationSpace, PolicySpec
 from services.trainer import acting
 from services.trainer.actor_critic import ActorCritic, actor
 from services.trainer.config import ActorCriticNetworkConfig, QNetworkConfig
-from services.trainer.networks import QNetwork
+from services.trainer.networks import LeashedQNetwork, QNetwork
 
 SEEN = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 ARM = Box(shape=(2,), low=(-1, -1), high=(1, 1))
@@ -81,6 +81,23 @@ def test_action_values_are_the_networks(settings: dict[str, Any]) -> None:
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))
         theirs = network(torch.from_numpy(SEEN)).numpy()
+    np.testing.assert_allclose(acting.run(steps, SEEN), theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_values_on_a_leash_are_the_networks() -> None:
+    wanted = spec(Discrete(n=3), Distribution.Q_VALUES)
+    base, first, second = (QNetwork(wanted, QNetworkConfig(hidden=(8, 4))) for _ in range(3))
+    network = LeashedQNetwork(base, first, 0.7, 0.05, -3.0)
+    network = LeashedQNetwork(network, second, 0.7, 0.05, -3.0)
+    with torch.no_grad():
+        for correction in (first, second):
+            for parameter in correction.head.parameters():
+                parameter.normal_()
+    steps = acting.leashed_steps(network)
+    assert steps is not None
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(SEEN)).numpy()
+    assert theirs.min() < -1
     np.testing.assert_allclose(acting.run(steps, SEEN), theirs, atol=1e-4, rtol=1e-4)
 
 

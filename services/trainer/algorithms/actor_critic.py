@@ -110,8 +110,8 @@ class ActorCriticLearner(ABC):
 
     def greedy(self, observations: Array) -> Array:
         """(B, *shape) → (B, *action), as the environment takes them."""
+        parameters = self._tensor(self.parameters(observations))
         with torch.inference_mode():
-            parameters = self.actor_critic.parameters_of(self._tensor(observations))
             actions: Array = self.head.greedy(parameters).cpu().numpy()
         return actions
 
