@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.errors import InvalidInput
 from services.trainer.config import (
     load_preset,
     preset_description,
@@ -56,7 +57,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Runs, newest first."""
-        limit = request.limit or MOST_LISTED
+        if request.limit < 0:
+            raise InvalidInput(f"limit {request.limit}: expected a number of runs")
+        limit = min(request.limit or MOST_LISTED, MOST_LISTED)
         return pb.ListRunsResponse(runs=self._manager.newest_first(request.policy, limit))
 
     async def ListPresets(

@@ -88,8 +88,10 @@ class RunManager:
             NotFound: when there is no such run.
         """
         view = self._view(self.store.get(run_id))
-        if view.refresh().status not in ENDED:
-            self._give_places(self._views_of_all(refresh=lambda view: False))
+        if view.refresh().status == pb.RUN_STATUS_QUEUED:
+            # Asked four times a second by everyone who follows a run: of what is known.
+            known = [v for run_id, v in self._views.items() if run_id not in self._unreadable]
+            self._give_places(known)
         return view.run
 
     def newest_first(self, policy: str = "", limit: int = MOST_LISTED) -> list[pb.Run]:

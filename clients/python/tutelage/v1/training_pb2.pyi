@@ -918,7 +918,7 @@ class ListRunsRequest(_message.Message):
     policy: _builtins.str
     """Only runs of this policy. Default: all."""
     limit: _builtins.int
-    """Most runs to return, from 1. Default: 1,000."""
+    """How many runs to return. At most, and by default, 1,000."""
     def __init__(
         self,
         *,
