@@ -106,6 +106,14 @@ def test_what_was_told_before_a_checkpoint_outlives_a_crash(tmp_path: Path) -> N
     work.end()
 
 
+def test_a_run_goes_on_without_a_disk_for_it(tmp_path: Path) -> None:
+    (tmp_path / "board").write_text("in the way")
+    work = Work(tmp_path)
+    work.session.evaluated(100, judged(7.0))
+    work.end()
+    assert (tmp_path / "board").read_text() == "in the way"
+
+
 def test_a_run_that_does_not_train_writes_nothing(tmp_path: Path) -> None:
     board = TensorBoardLog(tmp_path / "board")
     progress = pb.RunProgress(phase="rendering", done=1, total=60, unit="segments")

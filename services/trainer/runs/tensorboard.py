@@ -6,8 +6,10 @@ What is in them is in the run's history too; they are a copy for those who know 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import structlog
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -15,6 +17,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tutelage.v1 import training_pb2 as pb
 
 FLUSH_S = 5
+log = structlog.get_logger()
 
 
 class TensorBoardLog:
@@ -32,7 +35,22 @@ class TensorBoardLog:
         self._episodes: list[pb.EpisodeEnded] = []
 
     def take(self, event: pb.RunEvent) -> None:
-        """Write an event, if it is of those that are shown."""
+        """Write an event, if it is of those that are shown. A run does not fail for its sake."""
+        try:
+            self._take(event)
+        except OSError as error:
+            log.warning(
+                "no more event files are written", folder=str(self._folder), error=str(error)
+            )
+            self._writer = None
+
+    def close(self) -> None:
+        """Return when all is in the file."""
+        with suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+
+    def _take(self, event: pb.RunEvent) -> None:
         match event.WhichOneof("event"):
             case "training_begun":
                 self._begin(event)
@@ -48,11 +66,6 @@ class TensorBoardLog:
                 self._write(event, judged.env_steps, _evaluation(judged))
             case "checkpoint_saved" if self._writer is not None:
                 self._writer.flush()
-
-    def close(self) -> None:
-        """Return when all is in the file."""
-        if self._writer is not None:
-            self._writer.close()
 
     def _begin(self, event: pb.RunEvent) -> None:
         """Open a file. Where others are, have the steps that are taken again struck from them."""
