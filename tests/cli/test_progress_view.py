@@ -77,6 +77,20 @@ def test_a_run_that_waits_shows_its_place(place: int, words: str) -> None:
     assert words in screen(120, place=place)
 
 
+def test_a_long_queue_does_not_fill_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = TerminalView(Console(file=io.StringIO(), force_terminal=True))
+    for place in range(1, 100):
+        terminal.waiting(f"run-{place}", place)
+    assert len(terminal._bars) == 8
+    terminal.progress("run-50", PROGRESS)
+    assert "run-50" in terminal._bars
+    plain = PlainView()
+    for place in range(9, 0, -1):
+        plain.waiting(RUN, place)
+    said = [line.split(", ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["9th in turn", "3rd in turn", "2nd in turn", "next in turn"]
+
+
 def test_places_are_spoken_of_as_people_do() -> None:
     found = [in_turn(place) for place in (1, 2, 3, 4, 11, 12, 13, 21, 22, 101, 111)]
     endings = ["2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "101st", "111th"]

@@ -18,6 +18,8 @@ from services.cli.launcher.words import in_turn, progress_text
 from tutelage.v1 import training_pb2
 
 PLAIN_PROGRESS_EVERY_S = 5.0
+NEAR = 3  # places in the queue whose every change is worth a line
+MOST_BARS = 8  # beyond which runs that wait get none
 NARROW = 90  # columns, below which there is no room for a bar
 GOOD, BAD, NEUTRAL = "✓", "✗", "•"
 _COLOURS = {GOOD: "green", BAD: "red", NEUTRAL: "cyan"}
@@ -76,6 +78,7 @@ class PlainView:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._shown_at: dict[str, float] = {}
+        self._waiting: set[str] = set()
 
     def starting(self, child: Child) -> None:
         """The process has been started."""
@@ -107,8 +110,9 @@ class PlainView:
 
     def waiting(self, run_id: str, place: int) -> None:
         """A run's place in the queue; 0 when its turn has come."""
-        if place:
+        if place and (place <= NEAR or run_id not in self._waiting):
             self.say(NEUTRAL, f"{run_id} waits, {in_turn(place)}")
+        self._waiting.add(run_id)
 
     def end_run(self, run_id: str) -> None:
         """The run's bar goes."""
@@ -176,6 +180,8 @@ class TerminalView:
 
     def waiting(self, run_id: str, place: int) -> None:
         """A run's place in the queue; 0 when its turn has come."""
+        if place and run_id not in self._bars and len(self._bars) >= MOST_BARS:
+            return
         detail = f"waits, {in_turn(place)}" if place else "starting"
         self._runs.update(self._bar_of(run_id), detail=detail)
 
