@@ -86,7 +86,12 @@ def test_seeds_are_summed_up_by_hand() -> None:
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_line() -> None:
-    runs = [a_run(0), a_run(1), a_run(0, preset="ppo"), a_run(2, settings="dqn: {n_step: 5}")]
+    runs = [
+        a_run(0),
+        a_run(1, settings="policy: published-elsewhere"),
+        a_run(0, preset="ppo"),
+        a_run(2, settings="dqn: {n_step: 5}"),
+    ]
     assert have_seeds_in_common(runs)
     assert not have_seeds_in_common(runs[1:])
     found = lines(runs, Summary.IQM)

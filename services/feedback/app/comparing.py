@@ -13,6 +13,7 @@ from services.feedback.app.curves import Summary
 from tutelage.v1 import training_pb2 as pb
 
 SEED = "seed"
+NOT_LEARNING = frozenset({SEED, "policy"})  # where it is published makes no difference to a run
 MISSING = "–"
 MOST_NAMED = 2  # settings in a name
 # Readable on light and dark, and told apart by most people whose eyes lack a colour.
@@ -88,7 +89,10 @@ def have_seeds_in_common(runs: Sequence[pb.Run]) -> bool:
 
 def _kind(run: pb.Run) -> tuple[str, ...]:
     known = settings(run.config_yaml)
-    return (run.preset, *(f"{key}={value}" for key, value in known.items() if key != SEED))
+    return (
+        run.preset,
+        *(f"{key}={value}" for key, value in known.items() if key not in NOT_LEARNING),
+    )
 
 
 def _names(groups: Sequence[Sequence[pb.Run]], summary: Summary) -> list[str]:
@@ -111,7 +115,7 @@ def _names(groups: Sequence[Sequence[pb.Run]], summary: Summary) -> list[str]:
 
 def _told_apart(run: pb.Run, peers: Sequence[pb.Run]) -> list[str]:
     """The settings in which a run differs from others of its preset, the first few."""
-    keys = [key for key in differences(peers) if key != SEED]
+    keys = [key for key in differences(peers) if key not in NOT_LEARNING]
     known = settings(run.config_yaml)
     told = [f"{key.rpartition('.')[2]} {known.get(key, MISSING)}" for key in keys]
     return told[:MOST_NAMED]

@@ -24,10 +24,12 @@ from services.feedback.app.curves import (
 from services.feedback.app.run_history import RunHistory, thinned
 from tutelage.v1 import training_pb2 as pb
 
-TALL = 350
+TALL = 340
 SMALL = 190
 MOST_DOTS = 1200
 FAINT = 0.12
+LEGEND_ROW_PX = 22
+LEGEND_CHARACTERS = 125
 ROOM_PX = 6  # for a circle at an end
 
 Histories = Mapping[str, RunHistory]
@@ -53,10 +55,10 @@ def returns_chart(lines: Sequence[Line], histories: Histories, look: Look) -> al
     circles = _evaluations(lines, histories, look)
     if circles is not None:
         layers.append(circles)
-    only = lines[0].runs[0] if len(lines) == 1 and len(lines[0].runs) == 1 else None
-    if only is not None:
-        layers = _of_one_run(histories[only.run_id], look) + layers
-    return _finished(layers, TALL)
+    if _alone(lines):
+        layers = _of_one_run(histories[lines[0].runs[0].run_id], look) + layers
+    rows = 0 if _alone(lines) else -(-len(lines) // _legend_columns(lines))
+    return _finished(layers, TALL + LEGEND_ROW_PX * rows)
 
 
 def figure_chart(
@@ -88,10 +90,10 @@ def _curves(
     named = alt.selection_point(fields=["line"], bind="legend")
     shown = alt.condition(named, alt.value(1.0), alt.value(FAINT))
     base = alt.Chart(frame).encode(x=x, color=color)
-    line = base.mark_line(strokeWidth=2.5, clip=True).encode(y=y, opacity=shown)
+    line = base.mark_line(strokeWidth=2.5).encode(y=y, opacity=shown)
     layers = [line.add_params(named)]
     if any(len(line.runs) > 1 for line in lines):
-        area = base.mark_area(clip=True, stroke=None).encode(
+        area = base.mark_area(stroke=None).encode(
             y=alt.Y("low:Q", title=title, scale=_scale(look.log_values)),
             y2="high:Q",
             opacity=alt.condition(named, alt.value(0.2), alt.value(0.04)),
@@ -145,7 +147,7 @@ def _evaluations(lines: Sequence[Line], histories: Histories, look: Look) -> alt
         return None
     chart: alt.Chart = (
         alt.Chart(pd.DataFrame(rows))
-        .mark_point(size=38, filled=False, strokeWidth=1.6, opacity=0.85, clip=True)
+        .mark_point(size=38, filled=False, strokeWidth=1.6, opacity=0.85)
         .encode(
             x=_steps(look),
             y="value:Q",
@@ -169,16 +171,16 @@ def _of_one_run(history: RunHistory, look: Look) -> list[alt.Chart]:
         [{"steps": e.env_steps, "value": e.episode_return} for e in episodes],
         columns=["steps", "value"],
     )
-    faint = alt.Chart(dots).mark_circle(size=14, opacity=0.3, color=GRAY, clip=True)
+    faint = alt.Chart(dots).mark_circle(size=14, opacity=0.4, color=GRAY)
     marks = [
         {"steps": p.env_steps, "value": p.mean_return, "version": f"v{p.version}"}
         for p in history.publications
-        if p.mean_return is not None
+        if p.mean_return is not None and (p.env_steps or not look.log_steps)
     ]
     published = alt.Chart(pd.DataFrame(marks, columns=["steps", "value", "version"]))
     name = published.mark_text(dy=-13, color=AMBER, fontWeight="bold")
     diamond = published.mark_point(shape="diamond", size=100, filled=True, color=AMBER, opacity=1)
-    place = {"x": _steps(look), "y": alt.Y("value:Q", title="Return")}
+    place = {"x": _steps(look), "y": alt.Y("value:Q", title="Return", scale=_scale(False))}
     return [
         faint.encode(**place),
         diamond.encode(**place),
@@ -188,12 +190,14 @@ def _of_one_run(history: RunHistory, look: Look) -> list[alt.Chart]:
 
 def _band(line: Line, points: Mapping[str, Points], steps: Array, summary: Summary) -> Band:
     # One that is done before the others of its line goes on counting as it ended.
-    several = len(line.runs) > 1
+    known = [points[run.run_id] for run in line.runs]
+    end = max((told[-1][0] for told in known if told), default=0)
     curves = [
-        on_grid(points[run.run_id], steps, hold=several and run.status == pb.RUN_STATUS_SUCCEEDED)
-        for run in line.runs
+        on_grid(told, steps, hold=run.status == pb.RUN_STATUS_SUCCEEDED)
+        for run, told in zip(line.runs, known, strict=True)
     ]
-    return summarised(np.stack(curves), summary)
+    together = np.where(steps <= end, np.stack(curves), np.nan)
+    return summarised(together, summary)
 
 
 def _frame(bands: Mapping[str, Band], steps: Array) -> pd.DataFrame:
@@ -215,9 +219,23 @@ def _frame(bands: Mapping[str, Band], steps: Array) -> pd.DataFrame:
 def _color(lines: Sequence[Line], *, named: bool) -> alt.Color:
     scale = alt.Scale(domain=[line.name for line in lines], range=[line.colour for line in lines])
     legend = alt.Legend(
-        title=None, orient="top", labelLimit=420, symbolOpacity=1, symbolType="circle"
+        title=None,
+        orient="top",
+        columns=_legend_columns(lines),
+        labelLimit=420,
+        symbolOpacity=1,
+        symbolType="circle",
     )
-    return alt.Color("line:N", scale=scale, legend=legend if named and len(lines) > 1 else None)
+    return alt.Color("line:N", scale=scale, legend=None if not named or _alone(lines) else legend)
+
+
+def _legend_columns(lines: Sequence[Line]) -> int:
+    longest = max(len(line.name) for line in lines)
+    return max(LEGEND_CHARACTERS // (longest + 5), 1)
+
+
+def _alone(lines: Sequence[Line]) -> bool:
+    return sum(len(line.runs) for line in lines) == 1
 
 
 def _steps(look: Look) -> alt.X:
@@ -230,4 +248,4 @@ def _steps(look: Look) -> alt.X:
 
 
 def _scale(log: bool) -> alt.Scale:
-    return alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
+    return alt.Scale(type="log" if log else "linear", nice=False, zero=False, padding=ROOM_PX)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from services.feedback.app.comparing import Line, differences
+from services.feedback.app.comparing import SEED, Line, differences
 from services.feedback.app.run_history import RunHistory
 from tutelage import TrainingClient, TutelageError
 from tutelage.v1 import training_pb2 as pb
@@ -57,7 +57,7 @@ def _show_totals(run: pb.Run, history: RunHistory) -> None:
         "Training return, last 100": _mean_return(run),
         "Episodes": f"{len(history.episodes):,}",
         "Best evaluation": _best(history),
-        "Published": ", ".join(f"v{version}" for version in run.published_versions) or "–",
+        "Published": _versions(run) or "–",
     }
     for column, (label, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
         column.metric(label, value)
@@ -82,7 +82,7 @@ def show_several(
             ),
             "Steps/s": _speed(run, histories[run.run_id]),
             "Time": _time(run, histories[run.run_id]),
-            "Versions": ", ".join(f"v{version}" for version in run.published_versions),
+            "Versions": _versions(run),
         }
         for line, run in zip(each, runs, strict=True)
     ]
@@ -119,8 +119,9 @@ def show_several(
 def show_differences(runs: Sequence[pb.Run], each: Sequence[Line]) -> None:
     """The settings in which runs differ, a column for each."""
     differing = differences(runs)
-    if not differing:
-        st.caption("All settings of these runs are alike.")
+    if not differing.keys() - {SEED}:
+        but = " but for the seed" if differing else ""
+        st.caption(f"All settings of these runs are alike{but}.")
         return
     one = len(differing) == 1
     title = "1 setting differs" if one else f"{len(differing)} settings differ"
@@ -184,6 +185,12 @@ def _mean_return(run: pb.Run) -> str:
 def _best(history: RunHistory) -> str:
     best = max((e.mean_return for e in history.evaluations), default=None)
     return "–" if best is None else f"{best:.1f}"
+
+
+def _versions(run: pb.Run) -> str:
+    """`v3`, `v3, v4`, `v3 … v9`."""
+    names = [f"v{version}" for version in run.published_versions]
+    return ", ".join(names) if len(names) < 3 else f"{names[0]} … {names[-1]}"
 
 
 def _known(progress: pb.RunProgress, name: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 
 import streamlit as st
 
@@ -18,7 +18,6 @@ from services.feedback.app.run_views import (
     show_messages,
     show_one,
     show_several,
-    status_words,
 )
 from tutelage import TrainingClient
 from tutelage.v1 import training_pb2 as pb
@@ -27,8 +26,16 @@ RECORDING = "segments"
 REFRESH_S = 1.5
 MOST_COMPARED = 24
 FIGURES_A_ROW = 3
+FIGURES_AT_FIRST = 2
 FIRST_FIGURES = ("loss", "critic_loss", "td_error", "epsilon", "entropy")
 CHOSEN = "runs"
+SIGNS = {
+    pb.RUN_STATUS_QUEUED: "…",
+    pb.RUN_STATUS_RUNNING: "▶",
+    pb.RUN_STATUS_SUCCEEDED: "✓",
+    pb.RUN_STATUS_STOPPED: "■",
+    pb.RUN_STATUS_FAILED: "✗",
+}
 
 
 def page() -> None:
@@ -91,12 +98,13 @@ def _choose(runs: list[pb.Run]) -> list[pb.Run]:
         persist_state="session",
     )
     st.query_params["run"] = chosen  # so that a comparison has an address
-    return [by_id[run_id] for run_id in chosen]
+    return [run for run in reversed(runs) if run.run_id in chosen]
 
 
 def _label(run: pb.Run) -> str:
-    created = run.created_at.ToDatetime(UTC).astimezone()
-    return f"{run.preset} · seed {run.seed} · {created:%d %b %H:%M} · {status_words(run)}"
+    created, now = run.created_at.ToDatetime(UTC).astimezone(), datetime.now().astimezone()
+    when = f"{created:%H:%M}" if created.date() == now.date() else f"{created:%d %b %H:%M}"
+    return f"{SIGNS.get(run.status, '?')} {run.preset} · seed {run.seed} · {when}"
 
 
 def _most_telling(runs: list[pb.Run]) -> pb.Run:
@@ -187,7 +195,8 @@ def _why_nothing(runs: list[pb.Run]) -> str:
 
 
 def _show_figures(runs: list[pb.Run], histories: dict[str, RunHistory], look: Look) -> None:
-    names = list(dict.fromkeys(name for h in histories.values() for name in h.metrics))
+    known = sorted({name for history in histories.values() for name in history.metrics})
+    names = sorted(known, key=lambda name: name not in FIRST_FIGURES)
     if not names:
         return
     row = st.container(horizontal=True, vertical_alignment="center")
@@ -195,7 +204,7 @@ def _show_figures(runs: list[pb.Run], histories: dict[str, RunHistory], look: Lo
     wanted = row.pills(
         "Figures",
         names,
-        default=[name for name in FIRST_FIGURES if name in names][:FIGURES_A_ROW] or names[:1],
+        default=[name for name in FIRST_FIGURES if name in names][:FIGURES_AT_FIRST] or names[:1],
         selection_mode="multi",
         key="figures",
         label_visibility="collapsed",
