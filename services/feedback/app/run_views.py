@@ -24,7 +24,7 @@ ENDED = (pb.RUN_STATUS_SUCCEEDED, pb.RUN_STATUS_STOPPED, pb.RUN_STATUS_FAILED)
 RESUMABLE = (pb.RUN_STATUS_STOPPED, pb.RUN_STATUS_FAILED)
 MESSAGES_SHOWN = 3
 ROW_PX = 35
-NAME_PX = 270
+NAME_PX = 225
 MOST_ROWS = 12
 
 
@@ -74,7 +74,7 @@ def show_several(
         {
             "Run": line.name,
             "Status": status_words(run),
-            "Done": _share(run),
+            "Done": round(_share(run), 2),
             "Steps": run.progress.done,
             "Return (100)": _known(run.progress, "mean_return"),
             "Best evaluation": max(

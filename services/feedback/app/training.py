@@ -25,6 +25,7 @@ from tutelage.v1 import training_pb2 as pb
 RECORDING = "segments"
 REFRESH_S = 1.5
 MOST_COMPARED = 24
+STARTER_PX = 160
 FIGURES_A_ROW = 3
 FIGURES_AT_FIRST = 2
 FIRST_FIGURES = ("loss", "critic_loss", "td_error", "epsilon", "entropy")
@@ -41,8 +42,9 @@ SIGNS = {
 def page() -> None:
     """Show the page."""
     connection = connect()
-    title, picker, starter = st.columns([2, 9, 2], vertical_alignment="center")
-    title.title("Training")
+    row = st.container(horizontal=True, vertical_alignment="center")
+    row.title("Training", width="content")
+    picker, starter = row.container(width="stretch"), row.container(width=STARTER_PX)
     with needing_trainer(connection):
         with starter:
             start_run.offer(connection.training, CHOSEN)
@@ -200,8 +202,9 @@ def _show_figures(runs: list[pb.Run], histories: dict[str, RunHistory], look: Lo
     if not names:
         return
     row = st.container(horizontal=True, vertical_alignment="center")
-    row.markdown("**Figures**", width="content")
-    wanted = row.pills(
+    row.markdown("**Figures** of the learner", width="stretch")
+    log_values = row.toggle("Log values", key="log_values")
+    wanted = st.pills(
         "Figures",
         names,
         default=[name for name in FIRST_FIGURES if name in names][:FIGURES_AT_FIRST] or names[:1],
@@ -209,7 +212,6 @@ def _show_figures(runs: list[pb.Run], histories: dict[str, RunHistory], look: Lo
         key="figures",
         label_visibility="collapsed",
     )
-    log_values = row.toggle("Log values", key="log_values")
     look = Look(look.summary, look.log_steps, log_values)
     drawn = lines(runs, look.summary)
     for start in range(0, len(wanted), FIGURES_A_ROW):
