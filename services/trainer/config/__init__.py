@@ -51,6 +51,7 @@ from services.trainer.config.presets import (
     preset_description,
     preset_names,
     to_yaml,
+    total_env_steps,
 )
 
 __all__ = [
@@ -96,4 +97,5 @@ __all__ = [
     "preset_description",
     "preset_names",
     "to_yaml",
+    "total_env_steps",
 ]

@@ -162,7 +162,7 @@ class TrainingLoop(ABC):
         check_weights(learner.tensors(), loop.checkpoints.steps)
         reached = loop.judge.consider(learner.network, learner.greedy, self.env_steps)
         score = self._score()
-        goes_on = not reached and self.env_steps < self._total
+        goes_on = not reached and 0 < self.env_steps < self._total
         if goes_on and score is not None and loop.checkpoints.is_best(score):
             self.save()
         return reached
@@ -199,6 +199,7 @@ class TrainingLoop(ABC):
         loop = self._loop
         checkpoint = loop.checkpoints.load_newest()
         if checkpoint is None:
+            loop.session.begun(0)
             return None
         state = checkpoint.state
         self._saved.restore(checkpoint.tensors, state["updates"])

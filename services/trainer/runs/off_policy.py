@@ -52,6 +52,11 @@ class OffPolicyRun(ReplayLoop):
         """See TrainingLoop."""
         self._learning.restore(state["learning"])
 
+    @property
+    def batch_size(self) -> int:
+        """See ReplayLoop."""
+        return self._rates.batch_size
+
     def exploring(self) -> Arrays:
         """See ReplayLoop."""
         return self._explorer.arrays()

@@ -41,6 +41,8 @@ class RunSession:
         self._sums: dict[str, tuple[float, int]] = {}
         self._done: deque[tuple[float, int]] = deque()
         self._returns: deque[float] = deque(maxlen=EPISODES_AVERAGED)
+        self._epsilon: float | None = None
+        self._evaluation: float | None = None
         self.episodes = 0
         self.should_stop = False
 
@@ -52,6 +54,11 @@ class RunSession:
         """The run moved on; durable on return."""
         change = pb.RunStatusChanged(status=status, reason=reason)
         self._write(pb.RunEvent(status_changed=change), durable=True)
+
+    def begun(self, env_steps: int) -> None:
+        """Training begins, or goes on from a checkpoint at so many steps."""
+        begun = pb.TrainingBegun(env_steps=env_steps, episodes=self.episodes)
+        self._write(pb.RunEvent(training_begun=begun))
 
     def progress(self, phase: str, done: int, total: int, unit: str, *, now: bool = False) -> None:
         """How far the run is; written at most twice a second unless `now`."""
@@ -68,6 +75,8 @@ class RunSession:
             rate=rate,
             remaining_s=max(total - done, 0) / rate if rate else 0.0,
             episodes=self.episodes,
+            epsilon=self._epsilon,
+            evaluation_return=self._evaluation,
         )
         if self._returns:
             progress.mean_return = sum(self._returns) / len(self._returns)
@@ -87,6 +96,7 @@ class RunSession:
 
     def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Learner figures; means of what came in are written at most twice a second."""
+        self._epsilon = values.get("epsilon")
         for name, value in values.items():
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, count + 1)
@@ -102,6 +112,7 @@ class RunSession:
         self, env_steps: int, evaluation: Evaluation, learned_reward: float | None = None
     ) -> None:
         """The greedy policy was evaluated; `score` says of which step, and what it came to."""
+        self._evaluation = evaluation.mean_return
         score = evaluation.mean_return if learned_reward is None else learned_reward
         self.score = (env_steps, score)
         event = pb.PolicyEvaluated(
@@ -125,12 +136,18 @@ class RunSession:
 
     def state(self) -> dict[str, Any]:
         """Plain data to go on from."""
-        return {"episodes": self.episodes, "returns": list(self._returns)}
+        return {
+            "episodes": self.episodes,
+            "returns": list(self._returns),
+            "evaluation": self._evaluation,
+        }
 
     def resume(self, env_steps: int, state: Mapping[str, Any], *, exact: bool) -> None:
         """The run goes on from a checkpoint, with what `state` gave then."""
         self.episodes = state["episodes"]
         self._returns.extend(state["returns"])
+        self._evaluation = state["evaluation"]
+        self.begun(env_steps)
         how = ", exactly as it was then" if exact else ""
         self.say(f"resumed at {env_steps} env steps{how}")
 

@@ -44,6 +44,11 @@ class TwinCriticsRun(ReplayLoop):
         """See TrainingLoop."""
         self._due = state["due"]
 
+    @property
+    def batch_size(self) -> int:
+        """See ReplayLoop."""
+        return self._rates.batch_size
+
     def exploring(self) -> Arrays:
         """See ReplayLoop."""
         return self._noise.arrays()
