@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from services.trainer.networks import Rescale
+from services.trainer.encoders import Rescale
 from services.trainer.normalising import LIMIT, Normaliser
 
 Array = npt.NDArray[Any]

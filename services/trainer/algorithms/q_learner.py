@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from services.trainer.action_masks import Masks
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
+from services.trainer.observations import rows
 
 FUSED_ADAM = partial(torch.optim.Adam, fused=True)
 
@@ -50,8 +51,9 @@ class QLearner:
 
     def q_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """(B, *shape) → (B, actions)"""
+        seen = self._tensor(rows(observations))
         with torch.inference_mode():
-            values: npt.NDArray[np.float32] = self.network(self._tensor(observations)).cpu().numpy()
+            values: npt.NDArray[np.float32] = self.network(seen).cpu().numpy()
         return values
 
     def exploring_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
