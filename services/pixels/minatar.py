@@ -45,6 +45,8 @@ class MinAtar(gym.Env[Bytes, Any]):
         sticky_action_prob: that the action before is repeated.
     """
 
+    metadata = METADATA
+
     def __init__(
         self,
         game: str,

@@ -16,9 +16,11 @@ from torch import nn
 
 from services.common.errors import InvalidConfig
 from services.common.spec import DictSpace, ObservationSpace
+from services.inference.runner import PolicyRunner
 from services.trainer.config import ConvolutionConfig, ImageConfig, NetworkConfig, QNetworkConfig
 from services.trainer.encoders import Channels, Difference, encoder
 from services.trainer.experience import Experience
+from services.trainer.export import Exporter
 from services.trainer.resources import Resources
 
 CLOSE = 0.15
@@ -167,6 +169,17 @@ def test_what_is_normalised_by_batch_acts_the_same_in_any_company() -> None:
     assert means
     assert all(mean.abs().sum() > 0 for mean in means)
     np.testing.assert_allclose(learner.q_values(seen)[:1], learner.q_values(seen[:1]), atol=1e-6)
+
+
+def test_models_follow_what_is_normalised_by_batch() -> None:
+    """The exporter makes BatchNorm part of the convolution before it."""
+    learner = make_dqn(dqn_config("ProbeSide-v0", {"image": {**SMALL, "norm": "batch"}}))
+    seen = np.random.default_rng(0).integers(0, 256, (16, 1, 8, 12), np.uint8)
+    exporter, ones = Exporter(learner.network.spec), np.ones(16, np.float32)
+    for _ in range(2):
+        runner = PolicyRunner(exporter.export(learner.network, seen), learner.network.spec)
+        np.testing.assert_allclose(runner.run(seen), learner.q_values(seen), atol=1e-4)
+        learner.update(Experience(seen, np.zeros(16, np.int64), ones, ones, seen))
 
 
 def test_batch_norm_is_refused_where_it_means_nothing() -> None:
