@@ -12,7 +12,9 @@ elsewhere, just as well. That shows far more than errors would, which it soon co
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,7 @@ from tutelage.v1 import feedback_pb2 as pb
 Act = Callable[..., npt.NDArray[np.int64]]
 Env = gym.Env[Any, Any]
 DEFAULT_FRAMES_PER_S = 30.0
+ENCODED_AHEAD = 2  # clips; their frames are held until then
 
 
 @dataclass(frozen=True)
@@ -227,28 +230,54 @@ def draw(
 ) -> Iterator[pb.Segment]:
     """Play the windows' episodes again, and make segments with clips of the windows.
 
+    A clip is encoded in another thread while the next is drawn, since each takes about as long.
+
     Raises:
         InvalidConfig: when an episode is not the same when it is played again.
     """
     frames_per_s = float(env.metadata.get("render_fps") or DEFAULT_FRAMES_PER_S)
+    with ThreadPoolExecutor(1, "encode") as encoder:
+        waiting = deque[tuple[Played, int, Future[bytes]]]()
+        for episode, start, frames in _drawn(env, episodes, windows, length):
+            waiting.append((episode, start, encoder.submit(encode, frames, frames_per_s)))
+            if len(waiting) > ENCODED_AHEAD:
+                yield _segment(policy, *waiting.popleft(), length, frames_per_s)
+        while waiting:
+            yield _segment(policy, *waiting.popleft(), length, frames_per_s)
+
+
+def _segment(
+    policy: str,
+    episode: Played,
+    start: int,
+    clip: Future[bytes],
+    length: int,
+    frames_per_s: float,
+) -> pb.Segment:
+    part = slice(start, start + length)
+    return pb.Segment(
+        policy=policy,
+        policy_version=episode.version,
+        episode_id=episode.digest,
+        start_step=start,
+        length=length,
+        observation_shape=episode.observations.shape[1:],
+        observations=episode.observations[part].astype("<f4").tobytes(),
+        actions=episode.actions[part].astype("<i8").tobytes(),
+        rewards=episode.rewards[part].astype("<f4").tobytes(),
+        clip=clip.result(),
+        frames_per_s=frames_per_s,
+    )
+
+
+def _drawn(
+    env: Env, episodes: list[Played], windows: list[Window], length: int
+) -> Iterator[tuple[Played, int, npt.NDArray[np.uint8]]]:
+    """Of each window its episode, start and frames, episode by episode."""
     for number in sorted({window.episode for window in windows}):
-        episode = episodes[number]
         starts = sorted(w.start for w in windows if w.episode == number)
-        for start, frames in _frames(env, episode, starts, length):
-            part = slice(start, start + length)
-            yield pb.Segment(
-                policy=policy,
-                policy_version=episode.version,
-                episode_id=episode.digest,
-                start_step=start,
-                length=length,
-                observation_shape=episode.observations.shape[1:],
-                observations=episode.observations[part].astype("<f4").tobytes(),
-                actions=episode.actions[part].astype("<i8").tobytes(),
-                rewards=episode.rewards[part].astype("<f4").tobytes(),
-                clip=encode(frames, frames_per_s),
-                frames_per_s=frames_per_s,
-            )
+        for start, frames in _frames(env, episodes[number], starts, length):
+            yield episodes[number], start, frames
 
 
 def _frames(

@@ -18,7 +18,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from replay_oracle import Actor
-from replay_rig import SCHEMA, make_rows, until_written
+from replay_rig import SCHEMA, losing_replies, make_rows, until_written
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.errors import ReplayBackpressure, ReplayDataLost, ReplayUnavailable
@@ -38,7 +38,7 @@ from services.common.replay import (
 from services.common.replay.local import LocalReplay
 from services.common.replay.ring import NONE
 from services.common.replay.samplers import Drawn
-from services.common.replay.shard import Appended, ReplayShard, Tail
+from services.common.replay.shard import ReplayShard, Tail
 
 STACKED = ReplaySchema.transitions((1,), "float32", stack=3)
 
@@ -202,7 +202,7 @@ def test_whatever_producers_do_the_mirror_holds_what_memory_would(
             rows = actors[3].chunk(ends)
             append = copy.append if what == "own" else copy.append_ahead
             if what == "lose own reply":
-                with lost_reply(store.shards[0]), contextlib.suppress(ReplayUnavailable):
+                with losing_replies(store.shards[0]), contextlib.suppress(ReplayUnavailable):
                     copy.append(rows)
                 copy.append(rows)
             else:
@@ -212,7 +212,7 @@ def test_whatever_producers_do_the_mirror_holds_what_memory_would(
         else:
             rows = actors[who].chunk(ends)
             if what == "lose reply":
-                with lost_reply(store.shards[0]), contextlib.suppress(ReplayUnavailable):
+                with losing_replies(store.shards[0]), contextlib.suppress(ReplayUnavailable):
                     producers[who].append(rows)
             producers[who].append(rows)
             expected.append(rows)
@@ -222,20 +222,6 @@ def test_whatever_producers_do_the_mirror_holds_what_memory_would(
     for found in (copy, fresh):
         assert_same(found, expected)
     store.remove()
-
-
-@contextlib.contextmanager
-def lost_reply(shard: ReplayShard) -> Iterator[None]:
-    """Appends, and then loses the reply."""
-    real = shard.append
-
-    def append(producer: str, sequence: int, data: bytes) -> Appended:
-        real(producer, sequence, data)
-        raise ReplayUnavailable("the reply was lost")
-
-    shard.append = append
-    yield
-    shard.append = real
 
 
 def test_what_power_took_of_the_server_is_replaced_by_what_it_has(tmp_path: Path) -> None:

@@ -10,25 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import redis
-from replay_rig import SCHEMA, make_rows, steps_of
+from replay_rig import SCHEMA, losing_replies, make_rows, steps_of
 
 from services.common.errors import InvalidInput, ReplayDataLost, ReplayUnavailable
 from services.common.replay import ReplayProducer, ReplayStore, producer
-from services.common.replay.shard import Appended, ReplayShard
-
-
-def lose_replies(store: ReplayStore, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Have the store append, but say that nobody answered, so many times."""
-    (shard,), left = store.shards, [None] * times
-
-    def append(producer: str, sequence: int, data: bytes) -> Appended:
-        answer = ReplayShard.append(shard, producer, sequence, data)
-        if left:
-            left.pop()
-            raise ReplayUnavailable("the reply was lost")
-        return answer
-
-    monkeypatch.setattr(shard, "append", append)
 
 
 def steps_in(store: ReplayStore) -> list[int]:
@@ -65,27 +50,22 @@ def test_equal_chunks_in_a_row_each_count(client: redis.Redis, name: str) -> Non
     assert steps_in(store) == [0, 0, 0]
 
 
-def test_a_chunk_whose_reply_was_lost_counts_once(
-    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chunk_whose_reply_was_lost_counts_once(client: redis.Redis, name: str) -> None:
     store = ReplayStore(client, name, SCHEMA, 100)
     writer = ReplayProducer(store)
-    lose_replies(store, monkeypatch, times=2)
-    for _ in range(2):
-        with pytest.raises(ReplayUnavailable):
-            writer.append(make_rows(1, range(3)))
+    with losing_replies(store.shards[0], times=2):
+        for _ in range(2):
+            with pytest.raises(ReplayUnavailable, match="the reply was lost"):
+                writer.append(make_rows(1, range(3)))
     assert writer.append(make_rows(1, range(3))) == 4
     assert writer.append(make_rows(1, range(3, 5))) == 7
     assert steps_in(store) == list(range(5))
 
 
-def test_an_open_chunk_must_be_closed_before_the_next(
-    client: redis.Redis, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_open_chunk_must_be_closed_before_the_next(client: redis.Redis, name: str) -> None:
     store = ReplayStore(client, name, SCHEMA, 100)
     writer = ReplayProducer(store)
-    lose_replies(store, monkeypatch, times=1)
-    with pytest.raises(ReplayUnavailable):
+    with losing_replies(store.shards[0]), pytest.raises(ReplayUnavailable):
         writer.append(make_rows(1, range(3)))
     with pytest.raises(InvalidInput, match="not acknowledged; append that one again first"):
         writer.append(make_rows(1, range(3, 5)))
@@ -192,8 +172,7 @@ def test_after_a_long_silence_numbers_begin_anew(
     client.hdel(f"{store.shards[0].prefix}meta", f"producer:{writer._id}")  # as after a day
     monkeypatch.setattr(producer, "ANEW_S", -1.0)
     for start in (3, 6):
-        lose_replies(store, monkeypatch, times=1)
-        with pytest.raises(ReplayUnavailable):
+        with losing_replies(store.shards[0]), pytest.raises(ReplayUnavailable):
             writer.append(make_rows(1, range(start, start + 3)))
         writer.append(make_rows(1, range(start, start + 3)))
     assert steps_in(store) == list(range(9))

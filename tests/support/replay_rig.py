@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import redis
 
+from services.common.errors import ReplayUnavailable
+from services.common.replay.flight import Flight
 from services.common.replay.fragments import assemble
 from services.common.replay.schema import LEAD, STEP, ReplaySchema, Rows
+from services.common.replay.shard import Appended, ReplayShard
 
 SCHEMA = ReplaySchema.transitions((1,), "float32")
 
@@ -86,3 +91,39 @@ def until_written(url: str) -> None:
     with redis.Redis.from_url(url, single_connection_client=True) as client:
         client.set("written", 1)
         assert client.execute_command("WAITAOF", 1, 0, 10_000)[0] == 1
+
+
+class LostReply:
+    """An answer on its way that never comes."""
+
+    def land(self) -> None:
+        """Nothing.
+
+        Raises:
+            TimeoutError: always.
+        """
+        raise redis.TimeoutError("the reply was lost")
+
+
+@contextmanager
+def losing_replies(shard: ReplayShard, times: int = 1) -> Iterator[None]:
+    """Appends, and then loses the reply, so many times."""
+    append, begin, left = shard.append, shard.begin_append, [None] * times
+
+    def appended(producer: str, sequence: int, data: bytes) -> Appended:
+        answer = append(producer, sequence, data)
+        if left:
+            left.pop()
+            raise ReplayUnavailable("the reply was lost")
+        return answer
+
+    def begun(producer: str, sequence: int, data: bytes) -> Flight | LostReply | None:
+        flight = begin(producer, sequence, data)
+        if flight is None or not left:
+            return flight
+        left.pop()
+        flight.land()
+        return LostReply()
+
+    with patch.multiple(shard, append=appended, begin_append=begun):
+        yield

@@ -10,7 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import redis
 
-from services.common.errors import InvalidInput, ReplayBackpressure, ReplayDataLost
+from services.common.errors import (
+    InvalidInput,
+    ReplayBackpressure,
+    ReplayDataLost,
+    ReplayUnavailable,
+)
 from services.common.replay.flight import Flight
 from services.common.replay.schema import STEP, Rows
 from services.common.replay.shard import (
@@ -88,7 +93,7 @@ class ReplayProducer:
         """
         data = self._store.schema.pack(rows)
         if self._pending is None:
-            self._take(rows, data)
+            self._begin(rows, data)
         elif self._pending != data:
             raise InvalidInput("the chunk before is not acknowledged; append that one again first")
         self.settle(timeout_s)
@@ -104,8 +109,7 @@ class ReplayProducer:
         """
         data = self._store.schema.pack(rows)
         self.settle(timeout_s)
-        self._take(rows, data)
-        self._flight = self._shard.begin_append(self._id, self._sequence, data)
+        self._begin(rows, data)
 
     def settle(self, timeout_s: float | None = None) -> None:
         """Return once Redis has acknowledged all that was appended.
@@ -116,12 +120,13 @@ class ReplayProducer:
         if self._pending is None:
             return
         deadline = time.monotonic() + (TIMEOUT_S if timeout_s is None else timeout_s)
-        answer = self._land() or self._send(self._sequence, self._pending, deadline)
+        answer = self._send(self._sequence, self._pending, deadline, self._land())
         self._keep(self._sequence, self._pending)
         self._on_append(answer, self._pending)
         self._pending, self._head = None, answer.head
 
-    def _take(self, rows: Rows, data: bytes) -> None:
+    def _begin(self, rows: Rows, data: bytes) -> None:
+        """Number a chunk and send it."""
         self._check_length(rows)
         if time.monotonic() > self._since + ANEW_S:
             self._id, self._sequence = uuid.uuid4().hex, 0
@@ -130,17 +135,21 @@ class ReplayProducer:
         self._since = time.monotonic()
         self._pending = data
         self._sequence += 1
+        self._flight = self._shard.begin_append(self._id, self._sequence, data)
 
     def _land(self) -> Appended | None:
-        """What became of a chunk that was sent ahead; None when it must be sent (again)."""
+        """What was answered to the chunk that was sent last; None when it must be sent again."""
         flight, self._flight = self._flight, None
         if flight is None:
             return None
         try:
-            answer = Appended(*flight.land())
+            return Appended(*flight.land())
+        except redis.TimeoutError as error:  # no use in waiting as long once more
+            raise ReplayUnavailable(
+                f"appending to replay {self._store.name}: Redis does not answer ({error})"
+            ) from error
         except redis.RedisError:
             return None
-        return answer if answer.status in (APPENDED, DUPLICATE) else None
 
     def _check_length(self, rows: Rows) -> None:
         limits, store = self._store.limits, self._store
@@ -149,9 +158,12 @@ class ReplayProducer:
             limits.check(steps, 1, store.capacity, len(store.shards))
             self._longest = len(rows)
 
-    def _send(self, sequence: int, data: bytes, deadline: float) -> Appended:
+    def _send(
+        self, sequence: int, data: bytes, deadline: float, answer: Appended | None = None
+    ) -> Appended:
+        """What became of a chunk in the end, after `answer`, if it was sent already."""
         while True:
-            answer = self._shard.append(self._id, sequence, data)
+            answer = answer or self._shard.append(self._id, sequence, data)
             if answer.status in (APPENDED, DUPLICATE):
                 return answer
             if answer.status == WAIT:
@@ -160,6 +172,7 @@ class ReplayProducer:
                 self._send_again(answer.at, sequence, deadline)
             elif answer.status == MISSING:
                 self._shard.open()
+            answer = None
 
     def _send_again(self, first: int, end: int, deadline: float) -> None:
         missing = [(s, data) for s, _, data in self._kept if first <= s < end]
