@@ -8,7 +8,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test learn bench-serve bench-replay bench-train bench-demo lint format type proto k8s-check clean
+.PHONY: help run demo tensorboard test learn bench-serve bench-replay bench-train bench-demo lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ run: $(VENV)/.run ## Start everything: Redis, trainer, inference, feedback, page
 
 demo: $(VENV)/.run ## The four journeys unattended, with a table of what was measured
 	@exec $(BIN)/tutelage demo
+
+tensorboard: $(VENV)/.run ## The curves of all runs in TensorBoard, http://127.0.0.1:6006
+	@exec $(BIN)/tensorboard --logdir "$${TUTELAGE_DATA_DIR:-var}/tensorboard" --host 127.0.0.1
 
 test: $(VENV)/.dev ## All tests
 	@$(BIN)/python -m pytest

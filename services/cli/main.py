@@ -19,6 +19,7 @@ COMMANDS = {
     "up": ("services.cli.up", "up", "Run the whole platform on this machine."),
     "demo": ("services.cli.demo", "demo", "The four journeys unattended, then a table."),
     "train": ("services.cli.train", "train", "Train a policy in this terminal."),
+    "presets": ("services.cli.presets", "presets", "List what runs can be started from."),
     "label": ("services.cli.label", "label", "Have a scripted teacher label pairs."),
     "runs": ("services.cli.runs", "runs", "List, watch, stop and resume training runs."),
     "replay": ("services.cli.replay", "replay", "Look at replays, check them, export and import."),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from services.cli.launcher.words import in_turn
+
 if TYPE_CHECKING:
     from tutelage.v1 import training_pb2
 
@@ -84,7 +86,8 @@ def resume(run_id: str) -> None:
     with trainer() as client:
         run = client.resume_run(run_id)
     click.echo(
-        f"{run.run_id} is {status(run)} again; follow it with: tutelage runs watch {run.run_id}"
+        f"{run.run_id} is {status_and_place(run)} again; "
+        f"follow it with: tutelage runs watch {run.run_id}"
     )
 
 
@@ -104,7 +107,7 @@ def _list(policy: str) -> None:
             (
                 run.run_id,
                 run.preset,
-                status(run),
+                status_and_place(run),
                 progress(run),
                 mean_return(run),
                 versions(run),
@@ -125,7 +128,7 @@ def facts(run: training_pb2.Run) -> list[tuple[str, str]]:
         ("algorithm", run.algorithm),
         ("policy", run.policy),
         ("seed", str(run.seed)),
-        ("status", status(run)),
+        ("status", status_and_place(run)),
         ("error", run.error),
         ("progress", progress(run)),
         ("return", mean_return(run)),
@@ -142,6 +145,11 @@ def status(run: training_pb2.Run) -> str:
     from tutelage.v1 import training_pb2
 
     return training_pb2.RunStatus.Name(run.status).removeprefix(STATUS_PREFIX).lower()
+
+
+def status_and_place(run: training_pb2.Run) -> str:
+    """As `status`, with the place in the queue: `queued (2nd in turn)`."""
+    return f"{status(run)} ({in_turn(run.queue_place)})" if run.queue_place else status(run)
 
 
 def progress(run: training_pb2.Run) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from services.cli.presets import list_presets
+
 if TYPE_CHECKING:
     from services.trainer.runs.store import RunFolder
     from services.trainer.settings import TrainerSettings
@@ -43,7 +45,7 @@ def train(
     from services.trainer.settings import TrainerSettings
 
     if listing:
-        _list()
+        list_presets()
         return
     if (preset is None) == (resume is None):
         raise click.UsageError("say either a PRESET, see --list, or --resume RUN_ID")
@@ -62,13 +64,6 @@ def train(
         folder = settings.runs.get(resume or "")
         with claimed(settings.data_dir):
             _run_here(settings, folder)
-
-
-def _list() -> None:
-    from services.trainer.config import preset_description, preset_names
-
-    for name in preset_names():
-        click.echo(f"{name:<20} {preset_description(name)}")
 
 
 def _pairs(overrides: tuple[str, ...]) -> dict[str, str]:

@@ -42,5 +42,7 @@ def follow_run(client: TrainingClient, run_id: str, view: View) -> training_pb2.
 def _show(run_id: str, event: training_pb2.RunEvent, view: View) -> None:
     if event.HasField("progress"):
         view.progress(run_id, event.progress)
+    elif event.HasField("queue_moved"):
+        view.waiting(run_id, event.queue_moved.queue_place)
     elif line := news(run_id, event):
         view.say(*line)

@@ -18,6 +18,7 @@ from services.common.server import ServerOptions, Service, run_service
 from services.common.settings import load, port_of
 from services.common.telemetry import configure_logging, serve_metrics
 from services.trainer.runs.manager import RunManager
+from services.trainer.runs.metrics import RunCollector
 from services.trainer.servicer import TrainingServicer
 from services.trainer.settings import TrainerSettings
 from tutelage.v1 import training_pb2 as pb
@@ -30,6 +31,10 @@ CLOSING_S = 8.0  # within what the launcher gives
 async def serve(settings: TrainerSettings) -> None:
     """Serve, and work through the queue, until told to stop."""
     manager = RunManager(settings.runs, settings.parallel_runs)
+    if settings.trainer_metrics_port:
+        REGISTRY.register(RunCollector(lambda: manager.at_work))
+        REGISTRY.register(ReplayCollector(lambda: settings.resources().redis))
+        serve_metrics(settings.trainer_metrics_port, settings.host)
     servicer = TrainingServicer(manager)
     service = Service(NAME, lambda server: add_TrainingServiceServicer_to_server(servicer, server))
     options = ServerOptions(
@@ -92,9 +97,6 @@ def main() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             run_one(settings, sys.argv[2])
             return
-        if settings.trainer_metrics_port:
-            REGISTRY.register(ReplayCollector(lambda: settings.resources().redis))
-            serve_metrics(settings.trainer_metrics_port, settings.host)
         asyncio.run(serve(settings))
     except TutelageError as error:
         sys.exit(f"trainer: {error}")

@@ -24,6 +24,7 @@ class Resources:
     feedback_address: host:port of the feedback service.
     reward_models: folder of fitted reward models.
     git_commit: of this code; empty when unknown.
+    tensorboard: folder of TensorBoard's event files; None: none are written.
     """
 
     redis_url: str
@@ -31,6 +32,7 @@ class Resources:
     feedback_address: str
     reward_models: Path
     git_commit: str = ""
+    tensorboard: Path | None = None
 
     @cached_property
     def redis(self) -> Client:

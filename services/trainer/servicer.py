@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.trainer.config import load_preset, preset_description, preset_names, to_yaml
+from services.common.errors import InvalidInput
+from services.trainer.config import (
+    load_preset,
+    preset_description,
+    preset_names,
+    to_yaml,
+    total_env_steps,
+)
 from services.trainer.runs.history import HistoryReader
-from services.trainer.runs.manager import RunManager
+from services.trainer.runs.manager import MOST_LISTED, RunManager
 from services.trainer.runs.store import ENDED
 from tutelage.v1 import training_pb2 as pb
 from tutelage.v1 import training_pb2_grpc
@@ -48,7 +57,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Runs, newest first."""
-        return pb.ListRunsResponse(runs=self._manager.newest_first(request.policy))
+        if request.limit < 0:
+            raise InvalidInput(f"limit {request.limit}: expected a number of runs")
+        limit = min(request.limit or MOST_LISTED, MOST_LISTED)
+        return pb.ListRunsResponse(runs=self._manager.newest_first(request.policy, limit))
 
     async def ListPresets(
         self, request: pb.ListPresetsRequest, context: Context
@@ -59,18 +71,35 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        """A run's events, and those to come if asked to follow."""
-        reader = HistoryReader(self._manager.store.get(request.run_id).history)
+        """A run's events, and those to come and its place in the queue if asked to follow."""
+        history = self._manager.store.get(request.run_id).history
+        reader = HistoryReader(history, request.after_sequence)
+        place, sequence = 0, request.after_sequence
         while True:
             # Asked before reading, so that the events of an end are not missed.
-            ended = self._manager.get(request.run_id).status in ENDED
-            events = await asyncio.to_thread(lambda: list(reader.read()))
-            fresh = [event for event in events if event.sequence > request.after_sequence]
-            for start in range(0, len(fresh), EVENTS_A_REPLY):
-                yield pb.WatchRunResponse(events=fresh[start : start + EVENTS_A_REPLY])
+            run = self._manager.get(request.run_id)
+            ended, place_now = run.status in ENDED, run.queue_place
+            fresh = reader.read()
+            while events := await asyncio.to_thread(_some, fresh):
+                sequence = events[-1].sequence
+                yield pb.WatchRunResponse(events=events)
             if ended or not request.follow:
                 return
+            if place_now != place:
+                place = place_now
+                yield pb.WatchRunResponse(events=[_queue_moved(place, sequence)])
             await asyncio.sleep(FOLLOW_PERIOD_S)
+
+
+def _some(events: Iterator[pb.RunEvent]) -> list[pb.RunEvent]:
+    return list(islice(events, EVENTS_A_REPLY))
+
+
+def _queue_moved(place: int, sequence: int) -> pb.RunEvent:
+    now = Timestamp()
+    now.GetCurrentTime()
+    moved = pb.QueueMoved(queue_place=place)
+    return pb.RunEvent(sequence=sequence, time=now, queue_moved=moved)
 
 
 def _preset(name: str) -> pb.Preset:
@@ -80,5 +109,7 @@ def _preset(name: str) -> pb.Preset:
         description=preset_description(name),
         algorithm=config.algorithm,
         policy=config.policy,
+        environment=config.environment.id,
+        env_steps=total_env_steps(config),
         config_yaml=to_yaml(config),
     )

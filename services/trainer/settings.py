@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.common.registry import PolicyRegistry
 from services.common.settings import PlatformSettings
@@ -14,6 +15,11 @@ from services.trainer.resources import Resources
 from services.trainer.runs.store import RunStore
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+def tensorboard_is_installed() -> bool:
+    """Whether event files can be written; without importing what writes them."""
+    return find_spec("tensorboard") is not None
 
 
 class TrainerSettings(PlatformSettings):
@@ -25,7 +31,22 @@ class TrainerSettings(PlatformSettings):
     parallel_runs: Annotated[int, Field(ge=1)] = Field(
         1, description="Runs at work at once; the others wait their turn."
     )
+    tensorboard: bool = Field(
+        default_factory=tensorboard_is_installed,
+        description="Whether runs write event files for TensorBoard, to tensorboard/ in data_dir. "
+        "Default: where the tensorboard package is installed.",
+    )
     git_commit: str = Field("", description="Commit of this code. Default: asked of git.")
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _can_write(cls, wanted: bool) -> bool:
+        if wanted and not tensorboard_is_installed():
+            raise ValueError(
+                "the tensorboard package is not installed; "
+                "pip install 'tutelage-platform[tensorboard]'"
+            )
+        return wanted
 
     @property
     def runs(self) -> RunStore:
@@ -40,6 +61,7 @@ class TrainerSettings(PlatformSettings):
             feedback_address=self.feedback_address,
             reward_models=self.data_dir / "reward_models",
             git_commit=self.git_commit or _git_commit(),
+            tensorboard=self.data_dir / "tensorboard" if self.tensorboard else None,
         )
 
 

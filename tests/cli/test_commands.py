@@ -106,7 +106,7 @@ def test_a_run_is_watched_until_it_is_done(platform: FakePlatform) -> None:
     timer.start()
     output = text("runs", "watch", "cartpole-dqn-1")
     timer.join()
-    assert "33% · training · return 201.5" in output
+    assert "33% · return 201.5" in output
     assert "✓ cartpole version 3 published\n" in output
     assert output.endswith("✓ cartpole-dqn-1 is done\n")
 

@@ -117,7 +117,7 @@ def test_the_whole_story_is_told_and_ctrl_c_ends_it(
     up = launch()
     up.wait_for("Everything is up.")
     up.wait_for("started cartpole-dqn-1 (preset cartpole-dqn)")
-    up.wait_for("cartpole-dqn-1 33% · training · return 201.5 · 1,250 env steps/s · 0:16 left")
+    up.wait_for("cartpole-dqn-1 33% · return 201.5 · 1,250 env steps/s · 0:16 left")
     up.wait_for("cartpole version 3 published (mean return 483.1 over 100 episodes)\n")
     data = Path(environment["TUTELAGE_DATA_DIR"])
     (data / "served").touch()

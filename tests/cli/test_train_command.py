@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from trainer_process import ENDLESS, SHORT, TrainerProcess
 
@@ -19,7 +20,7 @@ from services.cli import main
 from services.cli.launcher.data_folder import claimed
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.registry import PolicyRegistry
-from services.trainer.config import preset_names
+from services.trainer.config import load_preset, parse, preset_names
 from services.trainer.runs.store import RunStore, RunView
 from tutelage.v1 import training_pb2 as pb
 
@@ -186,16 +187,31 @@ def call(*arguments: str) -> Result:
 def test_presets_are_listed_with_a_line_each(folder: Path) -> None:
     result = call("--list")
     assert result.exit_code == 0
-    lines = result.output.splitlines()
+    headings, *lines = result.output.splitlines()
+    assert headings.split() == ["preset", "environment", "algorithm", "steps", "what", "for"]
     assert [line.split()[0] for line in lines] == preset_names()
-    assert all(len(line.split()) > 3 and "#" not in line for line in lines)
+    assert all("#" not in line for line in lines)
+    (lecture,) = (line for line in lines if line.startswith("cartpole-dqn-lecture"))
+    assert lecture.split()[1:4] == ["CartPole-v1", "dqn", "60,000"]
+    assert CliRunner().invoke(main, ["presets"]).output == result.output
+
+
+def test_a_preset_shows_every_key_that_can_be_replaced() -> None:
+    result = CliRunner().invoke(main, ["presets", "cartpole-ppo"])
+    assert result.exit_code == 0
+    comment, *config = result.output.splitlines()
+    assert comment.startswith("# Balances")
+    assert parse(yaml.safe_load("\n".join(config)), "shown") == load_preset("cartpole-ppo")
+    refused = CliRunner().invoke(main, ["presets", "pole"])
+    assert refused.exit_code == 1
+    assert "no preset 'pole'; there are: " in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["pole"], "no preset 'pole'; there are: acrobot-dqn, "),
-        (["cartpole-dqn", "--set", "dqn.n_stpe=3"], "cartpole-dqn: unknown key 'dqn.n_stpe'"),
+        (["cartpole-dqn", "--set", "dqn.n_stpe=3"], "'dqn.n_stpe', nearest is 'dqn.n_step'"),
         (["cartpole-dqn", "--set", "dqn.n_step=0"], "dqn.n_step: Input should be greater than"),
         (["cartpole-dqn", "--set", "dqn.n_step.x=1"], "'n_step' is a value, not a group of keys"),
         (["cartpole-dqn", "--set", "dqn.n_step=["], "'[' is not a YAML value"),

@@ -106,6 +106,23 @@ def training_run() -> RecordedRun:
     return recorded
 
 
+def finished_runs() -> list[RecordedRun]:
+    """Three seeds of PPO that have ended, one of them with another learning rate."""
+    found = []
+    for seed, rate in ((0, "0.001"), (1, "0.001"), (2, "0.003")):
+        recorded = training_run()
+        run = recorded.run
+        run.run_id = f"cartpole-ppo-20261121-08000{seed}-00a{seed}"
+        run.preset, run.algorithm, run.seed = "cartpole-ppo", "ppo", seed
+        run.status = training_pb2.RUN_STATUS_SUCCEEDED
+        run.config_yaml = f"algorithm: ppo\nseed: {seed}\nppo:\n  learning_rate: {rate}\n"
+        recorded.add(
+            status_changed=training_pb2.RunStatusChanged(status=training_pb2.RUN_STATUS_SUCCEEDED)
+        )
+        found.append(recorded)
+    return found
+
+
 def tuning_run() -> RecordedRun:
     """A finished fine-tuning run whose reward model was fitted twice."""
     recorded = RecordedRun(
@@ -158,6 +175,7 @@ class FakeTrainer(TrainingServiceServicer):
     def __init__(self, *runs: RecordedRun) -> None:
         self.runs = list(runs)
         self.started: list[str] = []
+        self.overrides: list[dict[str, str]] = []
         self.stopped: list[str] = []
 
     def _find(self, run_id: str, context: grpc.ServicerContext) -> RecordedRun:
@@ -168,13 +186,18 @@ class FakeTrainer(TrainingServiceServicer):
         raise AssertionError("unreachable")
 
     def StartRun(self, request, context):  # noqa: N802
+        if "colour" in request.overrides:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unknown key 'colour'")
         self.started.append(request.preset)
+        self.overrides.append(dict(request.overrides))
         run = training_pb2.Run(
             run_id=f"{request.preset}-started-{len(self.started)}",
             preset=request.preset,
             algorithm=request.preset.removeprefix("cartpole-").replace("rlhf", "dqn-rlhf"),
             policy="cartpole",
+            seed=request.seed,
             status=training_pb2.RUN_STATUS_QUEUED,
+            queue_place=len(self.started),
             created_at=Timestamp(seconds=NOW_S + 7200),
         )
         self.runs.insert(0, RecordedRun(run))
@@ -183,7 +206,14 @@ class FakeTrainer(TrainingServiceServicer):
     def ListPresets(self, request, context):  # noqa: N802
         return training_pb2.ListPresetsResponse(
             presets=[
-                training_pb2.Preset(name=name, description=f"What {name} is for.")
+                training_pb2.Preset(
+                    name=name,
+                    description=f"What {name} is for.",
+                    algorithm=name.removeprefix("cartpole-"),
+                    environment="CartPole-v1",
+                    env_steps=60_000,
+                    config_yaml=f"policy: cartpole\nname: {name}\n",
+                )
                 for name in ("cartpole-dqn", "cartpole-ppo", "cartpole-segments")
             ]
         )

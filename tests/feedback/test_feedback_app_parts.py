@@ -8,11 +8,24 @@ from dataclasses import replace
 import gymnasium
 import numpy as np
 import pytest
-from fake_services import FakePolicies, FakeTrainer, serving, training_run, tuning_run
+from fake_services import (
+    FakePolicies,
+    FakeTrainer,
+    RecordedRun,
+    serving,
+    training_run,
+    tuning_run,
+)
 
 from services.feedback.app import charts
 from services.feedback.app.acting import Choice, Stage
-from services.feedback.app.run_history import Publication, RunHistory, running_means, thinned
+from services.feedback.app.run_history import (
+    SPEED,
+    Publication,
+    RunHistory,
+    running_means,
+    thinned,
+)
 from tutelage import Client
 from tutelage.v1 import training_pb2
 from tutelage.v1.policy_pb2 import ActionSpace
@@ -41,7 +54,7 @@ def test_a_history_takes_each_event_once() -> None:
     history.add(events[50:])
     assert history.last_sequence == len(events)
     assert [e.episode for e in history.episodes] == list(range(1, 401))
-    assert set(history.metrics) == {"loss", "epsilon", "q_mean"}
+    assert set(history.metrics) == {"loss", "epsilon", "q_mean", SPEED}
     assert len(history.metrics["loss"]) == 100
 
 
@@ -59,12 +72,42 @@ def test_publications_lie_at_the_evaluation_before_them() -> None:
     assert [p.env_steps for p in history.publications] == steps[1:3]
 
 
-def test_charts_can_be_drawn_with_data_and_without() -> None:
+def test_what_is_told_of_steps_that_are_taken_again_is_forgotten() -> None:
     history = RunHistory()
-    for events in ([], training_run().events, tuning_run().events):
+    recorded = training_run()
+    history.add(recorded.events)
+    at = history.evaluations[1].env_steps
+    begun = training_pb2.TrainingBegun(env_steps=at, episodes=200)
+    recorded.add(training_begun=begun)
+    history.add(recorded.events)
+    assert [e.episode for e in history.episodes] == list(range(1, 201))
+    assert [e.env_steps for e in history.evaluations][1:] == [at]
+    assert history.metrics["loss"][-1][0] <= at
+    assert [p.version for p in history.publications] == [1, 2]  # they are there
+
+
+def test_time_at_work_is_counted_without_the_time_between() -> None:
+    history = RunHistory()
+    recorded = RecordedRun(training_pb2.Run())
+    for second, status in enumerate(
+        (
+            training_pb2.RUN_STATUS_RUNNING,
+            training_pb2.RUN_STATUS_STOPPED,
+            training_pb2.RUN_STATUS_QUEUED,
+            training_pb2.RUN_STATUS_RUNNING,
+            training_pb2.RUN_STATUS_SUCCEEDED,
+        )
+    ):
+        recorded.add(status_changed=training_pb2.RunStatusChanged(status=status))
+        recorded.events[-1].time.seconds = 10 * second
+    history.add(recorded.events)
+    assert history.worked_s == 20
+
+
+def test_accuracy_can_be_drawn_with_data_and_without() -> None:
+    history = RunHistory()
+    for events in ([], tuning_run().events):
         history.add(events)
-        assert charts.returns_chart(history).to_dict()["layer"]
-        assert charts.evaluations_chart(history).to_dict()["layer"]
         assert charts.accuracy_chart(history.fits).to_dict()["layer"]
     fits = RunHistory()
     fits.add(tuning_run().events)

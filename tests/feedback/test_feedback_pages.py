@@ -18,7 +18,14 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from fake_services import FakePolicies, FakeTrainer, serving, training_run, tuning_run
+from fake_services import (
+    FakePolicies,
+    FakeTrainer,
+    finished_runs,
+    serving,
+    training_run,
+    tuning_run,
+)
 from feedback_rig import FeedbackProcess, feedback_environment, start_feedback
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -156,7 +163,8 @@ class Platform:
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("pages")
-    trainer, policies = FakeTrainer(tuning_run(), training_run()), FakePolicies()
+    trainer = FakeTrainer(tuning_run(), training_run(), *finished_runs())
+    policies = FakePolicies()
     with ExitStack() as stack:
         feedback = start_feedback(folder)
         stack.callback(feedback.stop)
@@ -258,11 +266,11 @@ def test_keys_typed_into_a_field_are_no_judgement(platform: Platform, page: Page
 
 def test_training_shows_curves_and_stops_a_run(platform: Platform, page: Page) -> None:
     page.goto(f"{platform.app.url}/training")
-    see(page, "Episode returns")
+    see(page, "Line: mean of the last 100 training episodes")
     see(page, "training · 31,500 of 60,000 env steps · 1,840 steps/s · 16 s left")
     see(page, "312.4")
     see(page, "v1, v2")
-    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(4, timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(3, timeout=PATIENCE_MS)
     expect(page.locator("canvas, svg.marks").first).to_be_visible(timeout=PATIENCE_MS)
     assert fits_the_window(page)
     page.get_by_role("button", name="Stop").click()
@@ -275,9 +283,38 @@ def test_training_starts_a_run(platform: Platform, page: Page) -> None:
     page.goto(f"{platform.app.url}/training")
     page.get_by_role("button", name="Start a run").click()
     see(page, "What cartpole-dqn is for.")
+    see(page, "CartPole-v1 · dqn · 60,000 steps at most")
+    settings = page.get_by_role("textbox", name="Changed settings, one a line")
+    settings.fill("colour = red")
+    settings.blur()
     page.get_by_role("button", name="Start", exact=True).click()
-    see(page, "Queued")
-    assert "cartpole-dqn" in platform.trainer.started
+    see(page, "unknown key 'colour'")
+    settings.fill("dqn.n_step = 5\n")
+    settings.blur()
+    page.get_by_role("button", name="Start", exact=True).click()
+    see(page, "Queued, next in turn")
+    see(page, "Waiting for a free place.")
+    assert platform.trainer.started[-1] == "cartpole-dqn"
+    assert platform.trainer.overrides[-1] == {"dqn.n_step": "5"}
+
+
+def test_training_compares_runs(platform: Platform, page: Page) -> None:
+    runs = [recorded.run for recorded in finished_runs()] + [training_run().run]
+    page.goto(f"{platform.app.url}/training?" + "&".join(f"run={run.run_id}" for run in runs))
+    see(page, "Lines: interquartile mean over seeds")
+    charts = page.get_by_test_id("stVegaLiteChart")
+    expect(charts).to_have_count(3, timeout=PATIENCE_MS)
+    see(page, re.compile("settings differ"))
+    expect(page.get_by_test_id("stDataFrame")).to_have_count(2, timeout=PATIENCE_MS)
+    page.get_by_role("radio", name="Each run").click()
+    see(page, "Lines: mean of the last 100 training episodes.")
+    charts.first.hover()
+    see(page, re.compile("Environment steps"))
+    page.get_by_text("Log steps").click()
+    page.get_by_text("Log values").click()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    expect(charts).to_have_count(3, timeout=PATIENCE_MS)
+    assert fits_the_window(page)
 
 
 def test_policy_acts_live_and_is_promoted(platform: Platform, page: Page) -> None:

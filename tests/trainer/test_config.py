@@ -15,6 +15,7 @@ from services.trainer.config import (
     parse,
     preset_names,
     to_yaml,
+    total_env_steps,
 )
 
 MINIMAL = {"algorithm": "dqn", "policy": "p", "environment": {"id": "CartPole-v1"}}
@@ -91,6 +92,32 @@ def test_overrides_replace_values_by_dotted_key() -> None:
 def test_what_cannot_be_run_is_refused_by_its_key(key: str, text: str, message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         load_preset("cartpole-dqn", {key: text})
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "nearest"),
+    [
+        ("cartpole-dqn", "dqn.n_stpe", "dqn.n_step"),
+        ("cartpole-dqn", "learning_rate", "dqn.learning_rate"),
+        ("cartpole-dqn", "ppo.learning_rate", "dqn.learning_rate"),
+        ("cartpole-dqn", "dqn.epsilon.dekay", "dqn.epsilon.decay"),
+        ("cartpole-dqn", "dqn.priorities.alpha_exponent", "dqn.priorities.exponent"),
+        ("cartpole-dqn", "sede", "seed"),
+        ("cartpole-ppo", "dqn.discount", "ppo.discount"),
+        ("cartpole-segments", "recording.segment", "recording.segments"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_there_is(
+    preset: str, key: str, nearest: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=f"unknown key .* nearest is '{nearest}'$"):
+        load_preset(preset, {key: "1"})
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_each_preset_says_where_it_ends(name: str) -> None:
+    steps = total_env_steps(load_preset(name))
+    assert (steps == 0) == name.endswith("-segments")
 
 
 @pytest.mark.parametrize("bootstrap", ["sarsa", "expected-sarsa"])

@@ -63,6 +63,28 @@ def test_a_reader_gives_only_what_is_new(path: Path) -> None:
     assert [event.message.text for event in reader.read()] == ["two"]
 
 
+@pytest.mark.parametrize("after", [0, 1, 3, 5])
+def test_a_reader_passes_over_what_was_read_before(path: Path, after: int) -> None:
+    write(path, "one", "two", "three")
+    reader = HistoryReader(path, after)
+    expected = [(1, "one"), (2, "two"), (3, "three"), (4, "four"), (5, "five"), (6, "six")]
+    assert [(e.sequence, e.message.text) for e in reader.read()] == expected[after:3]
+    write(path, "four", "five", "six")
+    found = [(e.sequence, e.message.text) for e in reader.read()]
+    assert found == expected[max(after, 3) :]
+
+
+def test_the_kind_of_a_line_is_known_without_parsing_it(path: Path) -> None:
+    writer = HistoryWriter(path)
+    writer.write(pb.RunEvent(status_changed=pb.RunStatusChanged(status=pb.RUN_STATUS_RUNNING)))
+    writer.write(pb.RunEvent(metrics=pb.Metrics(env_steps=1, values={"loss": 1.0})))
+    writer.write(say('"time": "x", "progress": {}'))
+    writer.close()
+    lines = list(HistoryReader(path).lines())
+    assert [line.kind for line in lines] == ["status_changed", "metrics", "message"]
+    assert [line.event().WhichOneof("event") for line in lines] == [line.kind for line in lines]
+
+
 def test_a_line_that_is_not_yet_whole_is_read_when_it_is(path: Path) -> None:
     write(path, "one")
     whole = path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -79,6 +80,107 @@ async def test_runs_take_turns(manager: RunManager) -> None:
     assert [run.run_id for run in manager.newest_first()] == [second, first]
     assert (await manager.stop(first)).status == pb.RUN_STATUS_STOPPED
     await until(lambda: list(manager._workers) == [second])
+
+
+def places(manager: RunManager) -> dict[str, int]:
+    return {run.run_id: run.queue_place for run in manager.newest_first()}
+
+
+async def test_runs_that_wait_are_told_their_place(manager: RunManager) -> None:
+    first, second, third = (queue(manager) for _ in range(3))
+    assert places(manager) == {first: 0, second: 1, third: 2}
+    assert manager.get(third).queue_place == 2
+    await manager.stop(second)
+    assert places(manager) == {first: 0, second: 0, third: 1}
+    manager.resume(second)
+    assert places(manager) == {first: 0, third: 1, second: 2}  # behind those that waited
+    await until(lambda: list(manager._workers) == [first])
+    assert places(manager) == {first: 0, third: 1, second: 2}
+    await manager.stop(first)
+    await until(lambda: list(manager._workers) == [third])
+    assert places(manager) == {third: 0, second: 1, first: 0}
+
+
+async def test_several_are_at_work_when_there_is_room(store: RunStore, become: Become) -> None:
+    become("import time; time.sleep(600)")
+    manager = RunManager(store, parallel_runs=2)
+    working = asyncio.create_task(manager.work())
+    ids = [queue(manager) for _ in range(3)]
+    assert places(manager) == dict(zip(ids, (0, 0, 1), strict=True))
+    await until(lambda: list(manager._workers) == ids[:2])
+    await manager.close(5)
+    await working
+
+
+async def test_the_queue_outlives_the_trainer(
+    manager: RunManager, store: RunStore, tmp_path: Path
+) -> None:
+    first, second, third = (queue(manager) for _ in range(3))
+    await manager.stop(second)
+    manager.resume(second)
+    await until(lambda: list(manager._workers) == [first])
+    await manager.close(5)
+    # As a run says that was at work when its trainer was killed.
+    history = HistoryWriter(store.get(first).history)
+    RunSession(history).status(pb.RUN_STATUS_RUNNING)
+    history.close()
+    again = RunManager(RunStore(tmp_path))
+    assert places(again) == {first: 0, third: 0, second: 1}
+    again._fill()
+    assert list(again._workers) == [first]
+    assert again.get(first).status == pb.RUN_STATUS_QUEUED
+    assert places(again) == {first: 0, third: 1, second: 2}
+    await again.close(5)
+
+
+async def test_a_run_that_ended_while_it_was_looked_at_is_not_begun_again(
+    store: RunStore, become: Become
+) -> None:
+    become("import time; time.sleep(600)")
+    manager = RunManager(store)
+    folder = store.create("cartpole-dqn", load_preset("cartpole-dqn"))
+    history = HistoryWriter(folder.history)
+    session = RunSession(history)
+    session.status(pb.RUN_STATUS_RUNNING)
+    views = manager._all()
+    session.status(pb.RUN_STATUS_SUCCEEDED)
+    history.close()
+    manager._take_up_orphans(views)
+    assert manager.get(folder.run_id).status == pb.RUN_STATUS_SUCCEEDED
+
+
+def test_histories_of_runs_that_have_ended_are_left_alone(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = RunManager(store, parallel_runs=0)
+    ended, waiting = queue(manager), queue(manager)
+    history = HistoryWriter(store.get(ended).history)
+    RunSession(history).status(pb.RUN_STATUS_SUCCEEDED)
+    history.close()
+    manager._all()
+    looked_at = []
+    refresh = RunView.refresh
+
+    def watched(view: RunView) -> pb.Run:
+        looked_at.append(view.run.run_id)
+        return refresh(view)
+
+    monkeypatch.setattr(RunView, "refresh", watched)
+    manager._fill()
+    assert looked_at == [waiting]
+
+
+def test_no_more_runs_are_listed_than_a_reply_takes(store: RunStore) -> None:
+    manager = RunManager(store)
+    ids = [queue(manager) for _ in range(4)]
+    assert [run.run_id for run in manager.newest_first(limit=2)] == ids[:1:-1]
+
+
+def test_a_run_whose_folder_was_removed_is_forgotten(store: RunStore) -> None:
+    manager = RunManager(store)
+    gone, kept = queue(manager), queue(manager)
+    shutil.rmtree(store.get(gone).path)
+    assert [run.run_id for run in manager.newest_first()] == [kept]
 
 
 async def test_a_run_at_work_elsewhere_is_left_alone(manager: RunManager, store: RunStore) -> None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer_process import ENDLESS, SHORT, TINY, TrainerProcess, is_checkpoint, is_message
 
 from services.common.embedded_redis import EmbeddedRedis
@@ -87,6 +88,7 @@ def test_a_run_trains_evaluates_and_publishes(trainer: TrainerProcess) -> None:
     [
         ("ghost", {}, "no preset 'ghost'"),
         ("cartpole-dqn", {"dqn.colour": "red"}, "unknown key 'dqn.colour'"),
+        ("cartpole-dqn", {"learning_rate": "1"}, "nearest is 'dqn.learning_rate'"),
         ("cartpole-dqn", {"dqn.learning_rate": "fast"}, "dqn.learning_rate"),
     ],
 )
@@ -104,8 +106,19 @@ def test_each_preset_is_listed_with_all_that_can_be_set(trainer: TrainerProcess)
     assert list(presets) == preset_names()
     dqn = presets["cartpole-dqn"]
     assert (dqn.algorithm, dqn.policy) == ("dqn", "cartpole")
+    assert (dqn.environment, dqn.env_steps) == ("CartPole-v1", 60_000)
     assert "double DQN" in dqn.description
     assert parse(yaml.safe_load(dqn.config_yaml), "test") == load_preset("cartpole-dqn")
+
+
+def test_no_more_runs_are_listed_than_asked_for(trainer: TrainerProcess) -> None:
+    ids = [trainer.stop_run(trainer.start(ENDLESS)).run_id for _ in range(2)]
+    assert [run.run_id for run in trainer.stub.ListRuns(pb.ListRunsRequest(limit=1)).runs] == ids[
+        1:
+    ]
+    with pytest.raises(grpc.RpcError, match="limit -1") as refused:
+        trainer.stub.ListRuns(pb.ListRunsRequest(limit=-1))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_an_unknown_run_is_not_found(trainer: TrainerProcess) -> None:
@@ -155,6 +168,13 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(trainer: TrainerProcess) -> N
     assert again.checkpoint_env_steps > at
     numbers = [e.episode_ended.episode for e in trainer.events(run_id) if e.episode_ended.episode]
     assert numbers == list(range(1, len(numbers) + 1))
+    begun = [e.training_begun for e in trainer.events(run_id) if e.HasField("training_begun")]
+    assert [begin.env_steps for begin in begun] == [0, at]
+    reader = EventAccumulator(str(trainer.folder / "tensorboard" / run_id))
+    reader.Reload()
+    steps = [event.step for event in reader.Scalars("run/env_steps_per_second")]
+    assert steps == sorted(set(steps))
+    assert steps[0] <= at < steps[-1]
 
 
 def test_ppo_stops_and_goes_on_too(trainer: TrainerProcess) -> None:
@@ -178,6 +198,19 @@ def test_a_run_can_be_stopped_before_it_listens(start: Start) -> None:
     assert trainer.stop_run(first).status == pb.RUN_STATUS_STOPPED
     assert trainer.run(second).status == pb.RUN_STATUS_STOPPED
     assert "Traceback" not in trainer.log
+
+
+def test_who_follows_a_run_that_waits_hears_its_place(start: Start) -> None:
+    trainer = start()
+    first, second, third = (trainer.start(ENDLESS) for _ in range(3))
+    trainer.wait_for_event(first, is_running)
+    events = trainer.events(third, follow=True)
+    assert next(events).queue_moved.queue_place == 2
+    trainer.stop_run(second)
+    moved = next(events)
+    assert (moved.queue_moved.queue_place, moved.sequence) == (1, 0)
+    assert trainer.stop_run(third).status == pb.RUN_STATUS_STOPPED
+    assert [event.status_changed.status for event in events] == [pb.RUN_STATUS_STOPPED]
 
 
 def test_a_killed_run_is_taken_up_again(trainer: TrainerProcess) -> None:
@@ -239,13 +272,31 @@ def test_a_taken_port_is_one_clear_line(trainer: TrainerProcess, start: Start) -
     assert "Traceback" not in str(ended.value)
 
 
+def test_runs_at_work_are_told_to_prometheus_and_no_others(start: Start) -> None:
+    port = free_port()
+    trainer = start(trainer_metrics_port=port)
+    run_id = trainer.start(ENDLESS)
+    trainer.wait_for_event(run_id, lambda event: "replay_ratio" in event.metrics.values)
+    trainer.wait_for_event(run_id, lambda event: event.progress.epsilon > 0)
+    told = {}
+    while "loss" not in told:  # its worker writes, and the service looks, by themselves
+        told = samples_of(port, run=run_id, algorithm="dqn")
+    assert told["done"] > 0
+    assert told["rate"] > 0
+    assert 0 < told["epsilon"] <= 1
+    assert 3 < told["replay_ratio"] <= 4  # batches of 64, one for 16 steps
+    trainer.stop_run(run_id)
+    while samples_of(port, run=run_id):
+        pass
+
+
 def test_replays_of_runs_are_told_to_prometheus(start: Start, tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "own") as valkey:
         port = free_port()
         trainer = start(valkey.url, trainer_metrics_port=port)
         run_id = trainer.start(SHORT)
         assert trainer.wait_until_ended(run_id).status == pb.RUN_STATUS_SUCCEEDED
-        told = samples_of(port, run_id)
+        told = samples_of(port, replay=run_id)
     steps = int(SHORT["dqn.total_env_steps"])
     updates = (told["sampled_rows_total"]) / 64
     assert steps <= told["inserted_steps_total"] < steps + 32
@@ -260,13 +311,13 @@ def test_replays_of_runs_are_told_to_prometheus(start: Start, tmp_path: Path) ->
     assert told["append_rows_per_second"] > 0
 
 
-def samples_of(port: int, replay: str) -> dict[str, float]:
-    """What is said of one replay, without the prefix of the names."""
+def samples_of(port: int, **labels: str) -> dict[str, float]:
+    """What is said of one replay or run, without the prefix of the names."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         families = text_string_to_metric_families(answer.read().decode())
     found = [sample for family in families for sample in family.samples]
     return {
-        sample.name.removeprefix("tutelage_replay_"): sample.value
+        sample.name.removeprefix("tutelage_replay_").removeprefix("tutelage_run_"): sample.value
         for sample in found
-        if sample.labels.get("replay") == replay
+        if labels.items() <= sample.labels.items()
     }

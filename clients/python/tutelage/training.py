@@ -61,9 +61,11 @@ class TrainingClient(Connection):
         """The state of a run."""
         return call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id), timeout_s).run
 
-    def list_runs(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> list[pb.Run]:
+    def list_runs(
+        self, policy: str = "", *, limit: int = 1_000, timeout_s: float = ADMIN_S
+    ) -> list[pb.Run]:
         """Runs, newest first; of one policy if it is named."""
-        request = pb.ListRunsRequest(policy=policy)
+        request = pb.ListRunsRequest(policy=policy, limit=limit)
         return list(call(self._stub.ListRuns, request, timeout_s).runs)
 
     def presets(self, *, timeout_s: float = ADMIN_S) -> list[pb.Preset]:

@@ -16,7 +16,8 @@ from services.cli.demo.platform import empty, running, settings_for
 from services.cli.demo.traffic import Traffic, flowing
 from services.cli.demo.verdict import Line, all_hold, print_verdict, write_json
 from services.cli.launcher.platform_children import LauncherSettings
-from services.cli.launcher.view import GOOD, NEUTRAL, View, duration, view_for_stdout
+from services.cli.launcher.view import GOOD, NEUTRAL, View, view_for_stdout
+from services.cli.launcher.words import duration
 from services.cli.teachers import TEACHERS, label_pairs
 from services.cli.watching import follow_run
 from services.common.errors import Unavailable

@@ -101,6 +101,8 @@ class RunFollower:
     def _show(self, run_id: str, event: training_pb2.RunEvent) -> None:
         if event.HasField("progress"):
             self._view.progress(run_id, event.progress)
+        elif event.HasField("queue_moved"):
+            self._view.waiting(run_id, event.queue_moved.queue_place)
         elif event.HasField("policy_evaluated"):
             self._evaluations[run_id] = event.policy_evaluated
         elif event.time.ToDatetime(tzinfo=UTC) >= self._since:

@@ -10,12 +10,17 @@ from typing import Protocol, Self
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from services.cli.launcher.supervisor import Child
+from services.cli.launcher.words import in_turn, progress_text
 from tutelage.v1 import training_pb2
 
 PLAIN_PROGRESS_EVERY_S = 5.0
+NEAR = 3  # places in the queue whose every change is worth a line
+MOST_BARS = 8  # beyond which runs that wait get none
+NARROW = 90  # columns, below which there is no room for a bar
 GOOD, BAD, NEUTRAL = "✓", "✗", "•"
 _COLOURS = {GOOD: "green", BAD: "red", NEUTRAL: "cyan"}
 
@@ -41,6 +46,9 @@ class View(Protocol):
     def progress(self, run_id: str, progress: training_pb2.RunProgress) -> None:
         """How far a run is."""
 
+    def waiting(self, run_id: str, place: int) -> None:
+        """A run's place in the queue; 0 when its turn has come."""
+
     def end_run(self, run_id: str) -> None:
         """The run's bar goes."""
 
@@ -64,31 +72,13 @@ def died_text(child: Child, why: str, retry_in_s: float) -> str:
     return f"{child.name} ended by itself ({why}); starting it again in {retry_in_s:.1f} s"
 
 
-def progress_text(progress: training_pb2.RunProgress) -> str:
-    """`training · return 201.4 · 1,250 env steps/s · 0:42 left`, as far as known."""
-    parts = [progress.phase or "working"]
-    if progress.HasField("mean_return"):
-        parts.append(f"return {progress.mean_return:.1f}")
-    if progress.rate > 0:
-        parts.append(f"{progress.rate:,.{0 if progress.rate >= 10 else 1}f} {progress.unit}/s")
-    if progress.remaining_s > 0:
-        parts.append(f"{duration(progress.remaining_s)} left")
-    return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`0:42`, `12:05`, `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 class PlainView:
     """Lines only, for a pipe or a file; a run's progress every few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._shown_at: dict[str, float] = {}
+        self._waiting: set[str] = set()
 
     def starting(self, child: Child) -> None:
         """The process has been started."""
@@ -118,6 +108,12 @@ class PlainView:
             share = f"{progress.done / progress.total:.0%}" if progress.total else "0%"
             self.say(NEUTRAL, f"{run_id} {share} · {progress_text(progress)}")
 
+    def waiting(self, run_id: str, place: int) -> None:
+        """A run's place in the queue; 0 when its turn has come."""
+        if place and (place <= NEAR or run_id not in self._waiting):
+            self.say(NEUTRAL, f"{run_id} waits, {in_turn(place)}")
+        self._waiting.add(run_id)
+
     def end_run(self, run_id: str) -> None:
         """The run's bar goes."""
         self._shown_at.pop(run_id, None)
@@ -140,12 +136,7 @@ class TerminalView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._starting = Progress(SpinnerColumn(), TextColumn("{task.description}"))
-        self._runs = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[detail]}"),
-        )
+        self._runs = _bars_fit_for(console.width)
         self._spinners: dict[str, TaskID] = {}
         self._bars: dict[str, TaskID] = {}
         self._live = Live(
@@ -180,14 +171,19 @@ class TerminalView:
 
     def progress(self, run_id: str, progress: training_pb2.RunProgress) -> None:
         """How far a run is."""
-        if run_id not in self._bars:
-            self._bars[run_id] = self._runs.add_task(run_id, detail="")
         self._runs.update(
-            self._bars[run_id],
+            self._bar_of(run_id),
             total=progress.total or None,
             completed=progress.done,
             detail=progress_text(progress),
         )
+
+    def waiting(self, run_id: str, place: int) -> None:
+        """A run's place in the queue; 0 when its turn has come."""
+        if place and run_id not in self._bars and len(self._bars) >= MOST_BARS:
+            return
+        detail = f"waits, {in_turn(place)}" if place else "starting"
+        self._runs.update(self._bar_of(run_id), detail=detail)
 
     def end_run(self, run_id: str) -> None:
         """The run's bar goes."""
@@ -205,11 +201,32 @@ class TerminalView:
     ) -> None:
         self._live.stop()
 
+    def _bar_of(self, run_id: str) -> TaskID:
+        if run_id not in self._bars:
+            self._bars[run_id] = self._runs.add_task(run_id, detail="")
+        return self._bars[run_id]
+
     @staticmethod
     def _drop(progress: Progress, tasks: dict[str, TaskID], key: str) -> None:
         task = tasks.pop(key, None)
         if task is not None:
             progress.remove_task(task)
+
+
+def _bars_fit_for(width: int) -> Progress:
+    """Run, bar, share and detail in one line; what has no room goes, the detail's end last."""
+    narrow = width < NARROW
+    run = TextColumn(
+        "{task.description}",
+        table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width // 4 + 6),
+    )
+    bar = () if narrow else (BarColumn(bar_width=min(24, width // 10)),)
+    share = TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True, min_width=4))
+    detail = TextColumn(
+        "{task.fields[detail]}",
+        table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+    )
+    return Progress(run, *bar, share, detail, expand=True)
 
 
 def view_for_stdout() -> View:

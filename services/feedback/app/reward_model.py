@@ -12,7 +12,8 @@ from services.feedback.app.connection import (
     needing_trainer,
     task_of,
 )
-from services.feedback.app.training import UNFINISHED, update
+from services.feedback.app.run_views import ENDED
+from services.feedback.app.training import update
 from tutelage import TrainingClient, TutelageError
 from tutelage.v1 import feedback_pb2, training_pb2
 
@@ -54,7 +55,7 @@ def _offer_tuning(
 ) -> None:
     labels = progress.left + progress.right + progress.ties
     running = next(
-        (r for r in _tuning_runs(connection.training, task) if r.status in UNFINISHED), None
+        (r for r in _tuning_runs(connection.training, task) if r.status not in ENDED), None
     )
     button, hint = st.columns([1, 3], vertical_alignment="center")
     if running is not None:

@@ -1,79 +1,112 @@
-"""The Training page: runs, their curves as they grow, and buttons to start and stop them."""
+"""The Training page: runs and their curves as they grow, one by itself or several compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from datetime import UTC, datetime
 
 import streamlit as st
 
-from services.feedback.app import charts
+from services.feedback.app import start_run
+from services.feedback.app.comparing import have_seeds_in_common, lines
 from services.feedback.app.connection import Connection, connect, needing_trainer
-from services.feedback.app.run_history import RunHistory
-from tutelage import TrainingClient, TutelageError
+from services.feedback.app.curves import Summary
+from services.feedback.app.run_charts import Look, figure_chart, returns_chart
+from services.feedback.app.run_history import Histories, RunHistory
+from services.feedback.app.run_views import (
+    ENDED,
+    show_differences,
+    show_messages,
+    show_one,
+    show_several,
+)
+from tutelage import TrainingClient
 from tutelage.v1 import training_pb2 as pb
 
 RECORDING = "segments"
 REFRESH_S = 1.5
-BADGES = {
-    pb.RUN_STATUS_QUEUED: ("Queued", "gray", ":material/schedule:"),
-    pb.RUN_STATUS_RUNNING: ("Running", "blue", ":material/play_circle:"),
-    pb.RUN_STATUS_SUCCEEDED: ("Succeeded", "green", ":material/check_circle:"),
-    pb.RUN_STATUS_STOPPED: ("Stopped", "orange", ":material/stop_circle:"),
-    pb.RUN_STATUS_FAILED: ("Failed", "red", ":material/error:"),
+MOST_COMPARED = 24
+STARTER_PX = 160
+FIGURES_A_ROW = 3
+FIGURES_AT_FIRST = 2
+FIRST_FIGURES = ("loss", "critic_loss", "td_error", "epsilon", "entropy")
+CHOSEN = "runs"
+SIGNS = {
+    pb.RUN_STATUS_QUEUED: "…",
+    pb.RUN_STATUS_RUNNING: "▶",
+    pb.RUN_STATUS_SUCCEEDED: "✓",
+    pb.RUN_STATUS_STOPPED: "■",
+    pb.RUN_STATUS_FAILED: "✗",
 }
-UNFINISHED = (pb.RUN_STATUS_QUEUED, pb.RUN_STATUS_RUNNING)
-RESUMABLE = (pb.RUN_STATUS_STOPPED, pb.RUN_STATUS_FAILED)
 
 
 def page() -> None:
     """Show the page."""
     connection = connect()
-    title, picker, starter = st.columns([3, 6, 2], vertical_alignment="center")
-    title.title("Training")
+    row = st.container(horizontal=True, vertical_alignment="center")
+    row.title("Training", width="content")
+    picker, starter = row.container(width="stretch"), row.container(width=STARTER_PX)
     with needing_trainer(connection):
         with starter:
-            _start(connection.training)
+            start_run.offer(connection.training, CHOSEN)
         runs = connection.training.list_runs()
         if not runs:
-            st.info("No run yet. Start one with the button above.", icon=":material/info:")
+            _show_nothing_yet()
             return
         with picker:
-            run = _choose(runs)
-        active = run.status in UNFINISHED
-        show = st.fragment(_show, run_every=REFRESH_S if active else None)
-        show(connection, run.run_id, run.status)
-
-
-def _start(client: TrainingClient) -> None:
-    with st.popover("Start a run", icon=":material/add:", width="stretch"):
-        presets = {preset.name: preset for preset in client.presets()}
-        chosen = st.selectbox("Preset", list(presets))
-        if chosen is None:
-            st.info("The trainer knows no preset.", icon=":material/info:")
+            chosen = _choose(runs)
+        if not chosen:
+            st.info("Choose a run above, or several to compare them.", icon=":material/show_chart:")
             return
-        st.caption(presets[chosen].description)
-        seed = st.number_input(
-            "Seed", min_value=0, value=None, step=1, placeholder="as the preset says"
+        active = any(run.status not in ENDED for run in chosen)
+        show = st.fragment(_show, run_every=REFRESH_S if active else None)
+        show(connection, [run.run_id for run in chosen], [run.status for run in chosen])
+
+
+def update(client: TrainingClient, run_id: str) -> RunHistory:
+    """A run's history with what is new."""
+    return _histories().updated(client, run_id)
+
+
+@st.cache_resource(show_spinner=False)
+def _histories() -> Histories:
+    return Histories()
+
+
+def _show_nothing_yet() -> None:
+    with st.container(border=True):
+        st.subheader("No run yet", anchor=False)
+        st.markdown(
+            "Start one with the button above: `cartpole-dqn` learns to balance a pole in about a "
+            "minute. Its curves grow here while it does, and several seeds or presets can be "
+            "laid over one another."
         )
-        if st.button("Start", type="primary", width="stretch"):
-            run = client.start_run(chosen, seed=None if seed is None else int(seed))
-            st.session_state["run"] = run.run_id
-            st.rerun()
 
 
-def _choose(runs: list[pb.Run]) -> pb.Run:
+def _choose(runs: list[pb.Run]) -> list[pb.Run]:
     by_id = {run.run_id: run for run in runs}
-    if st.session_state.get("run") not in by_id:
-        st.session_state["run"] = _most_telling(runs).run_id
-    chosen: str = st.selectbox(
-        "Run",
+    asked = [run_id for run_id in st.query_params.get_all("run") if run_id in by_id]
+    if CHOSEN not in st.session_state:
+        st.session_state[CHOSEN] = asked or [_most_telling(runs).run_id]
+    elif any(run_id not in by_id for run_id in st.session_state[CHOSEN]):  # removed meanwhile
+        st.session_state[CHOSEN] = [r for r in st.session_state[CHOSEN] if r in by_id]
+    chosen: list[str] = st.multiselect(
+        "Runs",
         list(by_id),
-        format_func=lambda run_id: f"{run_id} · {_status(by_id[run_id])[0].lower()}",
-        key="run",
+        format_func=lambda run_id: _label(by_id[run_id]),
+        key=CHOSEN,
         label_visibility="collapsed",
+        placeholder="Choose a run, or several to compare",
+        max_selections=MOST_COMPARED,
         persist_state="session",
     )
-    return by_id[chosen]
+    st.query_params["run"] = chosen  # so that a comparison has an address
+    return [run for run in reversed(runs) if run.run_id in chosen]
+
+
+def _label(run: pb.Run) -> str:
+    created, now = run.created_at.ToDatetime(UTC).astimezone(), datetime.now().astimezone()
+    when = f"{created:%H:%M}" if created.date() == now.date() else f"{created:%d %b %H:%M}"
+    return f"{SIGNS.get(run.status, '?')} {run.preset} · seed {run.seed} · {when}"
 
 
 def _most_telling(runs: list[pb.Run]) -> pb.Run:
@@ -83,117 +116,106 @@ def _most_telling(runs: list[pb.Run]) -> pb.Run:
     return next(under_way, next(learned, runs[0]))
 
 
-def _status(run: pb.Run) -> tuple[str, str, str]:
-    return BADGES.get(run.status, ("Unknown", "gray", ":material/help:"))
-
-
-def _show(connection: Connection, run_id: str, status_before: int) -> None:
+def _show(connection: Connection, run_ids: list[str], statuses_before: list[int]) -> None:
     with needing_trainer(connection):
-        run = connection.training.get_run(run_id)
-        if run.status != status_before:
+        client = connection.training
+        runs = [client.get_run(run_id) for run_id in run_ids]
+        if [run.status for run in runs] != statuses_before:
             st.rerun()
-        history = update(connection.training, run_id)
-        _show_status(connection.training, run)
-        if run.algorithm != RECORDING:
-            _show_figures(run, history)
-            _show_curves(history)
-        for message in history.messages[-3:]:
-            show: Callable[[str], object] = {"warning": st.warning, "error": st.error}.get(
-                message.level, st.caption
-            )
-            show(message.text)
+        histories = {run.run_id: update(client, run.run_id) for run in runs}
+        if len(runs) == 1:
+            show_one(client, runs[0], histories[runs[0].run_id])
+        _show_curves(client, [run for run in runs if run.algorithm != RECORDING], histories)
+        show_messages(runs, histories)
 
 
-def update(client: TrainingClient, run_id: str) -> RunHistory:
-    """A run's history with what is new; kept in the visitor's session between calls."""
-    histories: dict[str, RunHistory] = st.session_state.setdefault("histories", {})
-    history = histories.setdefault(run_id, RunHistory())
-    history.add(
-        client.watch_run(run_id, after_sequence=history.last_sequence, follow=False, timeout_s=20)
-    )
-    return history
-
-
-def _show_status(client: TrainingClient, run: pb.Run) -> None:
-    badge, bar, button = st.columns([1, 6, 1], vertical_alignment="center")
-    name, colour, icon = _status(run)
-    badge.badge(name, icon=icon, color=colour)  # type: ignore[arg-type]
-    if run.HasField("progress"):
-        bar.progress(_share(run), text=_progress_text(run))
-    with button:
-        if run.status in UNFINISHED:
-            _button("Stop", ":material/stop:", lambda: client.stop_run(run.run_id))
-        elif run.status in RESUMABLE:
-            _button("Resume", ":material/play_arrow:", lambda: client.resume_run(run.run_id))
-    if run.error:
-        st.error(run.error, icon=":material/error:")
-
-
-def _share(run: pb.Run) -> float:
-    """How far along a run is, 0 to 1; one that has reached its goal early is done."""
-    progress = run.progress
-    if run.status == pb.RUN_STATUS_SUCCEEDED:
-        return 1.0
-    return min(1.0, progress.done / progress.total) if progress.total else 0.0
-
-
-def _progress_text(run: pb.Run) -> str:
-    progress = run.progress
-    if run.status == pb.RUN_STATUS_SUCCEEDED and progress.done < progress.total:
-        return f"done after {progress.done:,} of at most {progress.total:,} {progress.unit}"
-    text = f"{progress.phase} · {progress.done:,} of {progress.total:,} {progress.unit}"
-    if run.status == pb.RUN_STATUS_RUNNING and progress.rate > 0:
-        unit = "steps" if progress.unit == "env steps" else progress.unit
-        text += f" · {progress.rate:,.0f} {unit}/s · {_duration(progress.remaining_s)} left"
-    return text
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 90 else f"{whole // 60} min {whole % 60} s"
-
-
-def _button(text: str, icon: str, action: Callable[[], object]) -> None:
-    if st.button(text, icon=icon, width="stretch"):
-        try:
-            with st.spinner(f"{text} …", show_time=False):
-                action()
-        except TutelageError as error:
-            st.toast(str(error), icon=":material/error:")
-        else:
-            st.rerun()
-
-
-def _show_figures(run: pb.Run, history: RunHistory) -> None:
-    progress = run.progress
-    mean = f"{progress.mean_return:.1f}" if progress.HasField("mean_return") else "–"
-    best = max((e.mean_return for e in history.evaluations), default=None)
-    figures = {
-        "Training return, last 100": mean,
-        "Episodes": f"{len(history.episodes):,}",
-        "Best evaluation": "–" if best is None else f"{best:.1f}",
-        "Published": ", ".join(f"v{version}" for version in run.published_versions) or "–",
-    }
-    for column, (label, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
-        column.metric(label, value)
-
-
-def _show_curves(history: RunHistory) -> None:
-    if history.episodes:
-        st.markdown("**Episode returns** and the mean of the last 100")
-        st.altair_chart(charts.returns_chart(history), key="returns")
-    shown: list[tuple[str, charts.Chart]] = []
-    if history.evaluations:
-        shown.append(("Evaluation and published versions", charts.evaluations_chart(history)))
-    for name, title, colour in (
-        ("loss", "Loss", charts.AMBER),
-        ("epsilon", "ε", charts.TEAL),
-        ("entropy", "Entropy", charts.TEAL),
-    ):
-        if name in history.metrics:
-            shown.append((title, charts.metric_chart(history.metrics[name], title, colour)))
-    if not shown:
+def _show_curves(
+    client: TrainingClient, runs: list[pb.Run], histories: dict[str, RunHistory]
+) -> None:
+    if not runs:
         return
-    for column, (title, chart) in zip(st.columns(len(shown)), shown, strict=True):
-        column.markdown(f"**{title}**")
-        column.altair_chart(chart, key=f"chart-{title}")
+    look = _choose_look(runs)
+    drawn = lines(runs, look.summary)
+    learning = {run.run_id: histories[run.run_id] for run in runs}
+    if any(history.episodes or history.evaluations for history in learning.values()):
+        st.altair_chart(returns_chart(drawn, learning, look), key="returns")
+        st.caption(_legend(look, alone=len(runs) == 1))
+    else:
+        st.info(_why_nothing(runs), icon=":material/hourglass_empty:")
+    if len(runs) > 1:
+        each = lines(runs, Summary.EACH)
+        show_several(client, runs, learning, each)
+        show_differences(runs, each)
+    _show_figures(runs, learning, look)
+
+
+def _choose_look(runs: list[pb.Run]) -> Look:
+    row = st.container(horizontal=True, vertical_alignment="center")
+    row.markdown("**Return** over environment steps", width="stretch")
+    summary = Summary.EACH
+    if have_seeds_in_common(runs):
+        summary = (
+            row.segmented_control(
+                "Seeds",
+                list(Summary),
+                default=Summary.IQM,
+                key="summary",
+                label_visibility="collapsed",
+                required=True,
+            )
+            or Summary.EACH
+        )
+    log_steps = row.toggle("Log steps", key="log_steps")
+    return Look(summary=summary, log_steps=log_steps)
+
+
+def _legend(look: Look, *, alone: bool) -> str:
+    if alone:
+        return (
+            "Line: mean of the last 100 training episodes, each of which is a dot. "
+            "Circles: evaluations of the greedy policy. Diamonds: published versions."
+        )
+    lines_are = {
+        Summary.EACH: "Lines: mean of the last 100 training episodes.",
+        Summary.MEAN: "Lines: mean over seeds of the last 100 training episodes; "
+        "bands: lowest to highest seed.",
+        Summary.IQM: "Lines: interquartile mean over seeds of the last 100 training episodes; "
+        "bands: the middle half of the seeds.",
+    }
+    return (
+        f"{lines_are[look.summary]} Circles: evaluations. Click a name to bring its line out; "
+        "with Shift, several."
+    )
+
+
+def _why_nothing(runs: list[pb.Run]) -> str:
+    if all(run.status == pb.RUN_STATUS_QUEUED for run in runs):
+        return "Waiting for a free place. The curves begin when the first episodes have ended."
+    if all(run.status in ENDED for run in runs):
+        return "Nothing to draw: no episode had ended when this was over."
+    return "The first episodes are being played. Their curve comes as soon as one has ended."
+
+
+def _show_figures(runs: list[pb.Run], histories: dict[str, RunHistory], look: Look) -> None:
+    known = sorted({name for history in histories.values() for name in history.metrics})
+    names = sorted(known, key=lambda name: name not in FIRST_FIGURES)
+    if not names:
+        return
+    row = st.container(horizontal=True, vertical_alignment="center")
+    row.markdown("**Figures** of the learner", width="stretch")
+    log_values = row.toggle("Log values", key="log_values")
+    wanted = st.pills(
+        "Figures",
+        names,
+        default=[name for name in FIRST_FIGURES if name in names][:FIGURES_AT_FIRST] or names[:1],
+        selection_mode="multi",
+        key="figures",
+        label_visibility="collapsed",
+    )
+    look = Look(look.summary, look.log_steps, log_values)
+    drawn = lines(runs, look.summary)
+    for start in range(0, len(wanted), FIGURES_A_ROW):
+        shown = wanted[start : start + FIGURES_A_ROW]
+        for column, name in zip(st.columns(len(shown)), shown, strict=True):
+            column.markdown(f"**{name}**")
+            column.altair_chart(figure_chart(name, drawn, histories, look), key=f"figure-{name}")

@@ -53,6 +53,7 @@ from services.trainer.config.presets import (
     preset_description,
     preset_names,
     to_yaml,
+    total_env_steps,
 )
 
 __all__ = [
@@ -100,4 +101,5 @@ __all__ = [
     "preset_description",
     "preset_names",
     "to_yaml",
+    "total_env_steps",
 ]

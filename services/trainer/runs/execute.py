@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -56,6 +57,9 @@ from services.trainer.runs.store import RunFolder, RunView
 from services.trainer.runs.tabular import TabularLoop
 from tutelage.v1 import training_pb2 as pb
 
+if TYPE_CHECKING:
+    from services.trainer.runs.tensorboard import TensorBoardLog
+
 log = structlog.get_logger()
 
 
@@ -84,7 +88,8 @@ def execute(
         view = RunView(folder)
         view.refresh()
         history = HistoryWriter(folder.history)
-        session = RunSession(history, listener)
+        board = _board(folder, resources)
+        session = RunSession(history, _both(listener, board.take if board else None))
         on_session(session)
         try:
             session.status(pb.RUN_STATUS_RUNNING)
@@ -100,7 +105,28 @@ def execute(
             raise
         finally:
             history.close()
+            if board is not None:
+                board.close()
         return status
+
+
+def _board(folder: RunFolder, resources: Resources) -> TensorBoardLog | None:
+    if resources.tensorboard is None:
+        return None
+    from services.trainer.runs.tensorboard import TensorBoardLog  # which need not be installed
+
+    return TensorBoardLog(resources.tensorboard / folder.run_id)
+
+
+def _both(first: Listener | None, second: Listener | None) -> Listener | None:
+    if first is None or second is None:
+        return first or second
+
+    def tell(event: pb.RunEvent) -> None:
+        first(event)
+        second(event)
+
+    return tell
 
 
 def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: int) -> bool:

@@ -141,6 +141,7 @@ class TrainingLoop(ABC):
         loop = self._loop
         checkpoint = loop.checkpoints.load_newest()
         if checkpoint is None:
+            loop.session.begun(0)
             return
         state = checkpoint.state
         self._saved.restore(checkpoint.tensors, state["updates"])
@@ -149,6 +150,7 @@ class TrainingLoop(ABC):
         loop.session.episodes = state["episodes"]
         self.restore(state)
         self.env_steps = checkpoint.env_steps
+        loop.session.begun(self.env_steps)
         loop.session.say(f"resumed at {self.env_steps} env steps")
 
     def _next(self, period: int) -> int:

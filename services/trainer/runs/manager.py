@@ -6,8 +6,10 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 from prometheus_client import Gauge
@@ -16,13 +18,14 @@ from services.common.errors import DataCorrupted, PreconditionFailed
 from services.common.leash import leashed
 from services.trainer.config import load_preset
 from services.trainer.runs.history import HistoryWriter
+from services.trainer.runs.metrics import RunFigures, figures_of
 from services.trainer.runs.store import ENDED, RunFolder, RunStore, RunView
 from tutelage.v1 import training_pb2 as pb
 
 log = structlog.get_logger()
 POLL_S = 0.2
 MAX_CRASHES = 3
-UNFINISHED = (pb.RUN_STATUS_QUEUED, pb.RUN_STATUS_RUNNING)
+MOST_LISTED = 1_000  # a reply of gRPC takes 4 MiB, and a run about 2.6 KiB
 RUNS = Gauge("tutelage_trainer_runs", "Runs by status.", ["status"])
 
 
@@ -44,6 +47,8 @@ class RunManager:
     """Owns the runs below a folder. Made and used on one event loop, in the main thread:
     workers die with the thread that started them.
 
+    `at_work` is what running runs say of themselves; any thread may look at it.
+
     Args:
         store: where runs are kept.
         parallel_runs: how many are at work at once.
@@ -51,6 +56,7 @@ class RunManager:
 
     store: RunStore
     parallel_runs: int = 1
+    at_work: tuple[RunFigures, ...] = ()
     _views: dict[str, RunView] = field(default_factory=dict)
     _workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _crashes: dict[str, _Crashes] = field(default_factory=dict)
@@ -67,13 +73,13 @@ class RunManager:
             InvalidConfig: when preset, override or seed cannot be run.
         """
         if request_id:
-            for view, run in self._all():
+            for view in self._all():
                 if view.request_id == request_id:
-                    return run
+                    return view.run
         config = load_preset(preset, overrides, seed)
         folder = self.store.create(preset, config, request_id)
         log.info("run queued", run_id=folder.run_id)
-        return self._view(folder).refresh()
+        return self.get(folder.run_id)
 
     def get(self, run_id: str) -> pb.Run:
         """A run's state.
@@ -81,12 +87,18 @@ class RunManager:
         Raises:
             NotFound: when there is no such run.
         """
-        return self._view(self.store.get(run_id)).refresh()
+        view = self._view(self.store.get(run_id))
+        if view.refresh().status == pb.RUN_STATUS_QUEUED:
+            # Asked four times a second by everyone who follows a run: of what is known.
+            known = [v for run_id, v in self._views.items() if run_id not in self._unreadable]
+            self._give_places(known)
+        return view.run
 
-    def newest_first(self, policy: str = "") -> list[pb.Run]:
-        """Runs, newest first, of one policy or all."""
-        runs = [run for _, run in self._all()]
-        return [run for run in reversed(runs) if not policy or run.policy == policy]
+    def newest_first(self, policy: str = "", limit: int = MOST_LISTED) -> list[pb.Run]:
+        """Runs, newest first, of one policy or all; `limit` of them at most."""
+        runs = (view.run for view in reversed(self._all()))
+        found = (run for run in runs if not policy or run.policy == policy)
+        return list(islice(found, limit))
 
     async def stop(self, run_id: str) -> pb.Run:
         """Have a run save a checkpoint and stop; returns once it has.
@@ -119,14 +131,14 @@ class RunManager:
         view = self._view(self.store.get(run_id))
         run = view.refresh()
         if run.status not in (pb.RUN_STATUS_STOPPED, pb.RUN_STATUS_FAILED):
-            name = pb.RunStatus.Name(run.status).removeprefix("RUN_STATUS_").lower()
             raise PreconditionFailed(
-                f"run {run_id} is {name}; only stopped and failed runs are resumed"
+                f"run {run_id} is {_name(run.status)}; only stopped and failed runs are resumed"
             )
         with view.folder.locked():
             _write_status(view.folder, pb.RUN_STATUS_QUEUED)
         self._crashes.pop(run_id, None)
-        return view.refresh()
+        view.refresh()
+        return self.get(run_id)
 
     async def work(self) -> None:
         """Start queued runs and look after running ones, until `close`."""
@@ -183,17 +195,36 @@ class RunManager:
         log.warning("run's process died", run_id=run.run_id, cause=cause, deaths=count)
 
     def _fill(self) -> None:
-        states = self._all()
+        views = self._views_of_all(refresh=lambda view: view.run.status not in ENDED)
         for status in pb.RunStatus.values():
-            name = pb.RunStatus.Name(status).removeprefix("RUN_STATUS_").lower()
-            RUNS.labels(name).set(sum(run.status == status for _, run in states))
-        for view, run in states:
+            RUNS.labels(_name(status)).set(sum(view.run.status == status for view in views))
+        self._take_up_orphans(views)
+        for view in _queue(views):
             if len(self._workers) >= self.parallel_runs:
-                return
-            waiting = run.status in UNFINISHED and run.run_id not in self._workers
+                break
             # A run that is locked is at work elsewhere, such as in `tutelage train`.
-            if waiting and not view.folder.is_locked():
+            if view.run.run_id not in self._workers and not view.folder.is_locked():
                 self._launch(view.folder)
+        self._give_places(views)
+        self.at_work = tuple(figures_of(v) for v in views if v.run.status == pb.RUN_STATUS_RUNNING)
+
+    def _take_up_orphans(self, views: list[RunView]) -> None:
+        """Queue runs again whose process died together with the trainer before this one."""
+        for view in views:
+            if view.run.status != pb.RUN_STATUS_RUNNING or view.run.run_id in self._workers:
+                continue
+            with suppress(PreconditionFailed), view.folder.locked():  # else at work elsewhere
+                if view.refresh().status == pb.RUN_STATUS_RUNNING:
+                    _write_status(view.folder, pb.RUN_STATUS_QUEUED, "its trainer went away")
+                    view.refresh()
+
+    def _give_places(self, views: list[RunView]) -> None:
+        free = max(self.parallel_runs - len(self._workers), 0)
+        waiting = [view for view in _queue(views) if view.run.run_id not in self._workers]
+        for view in views:
+            view.run.queue_place = 0
+        for i, view in enumerate(waiting[free:], start=1):
+            view.run.queue_place = i
 
     def _launch(self, folder: RunFolder) -> None:
         command = [sys.executable, "-m", "services.trainer", "run", folder.run_id]
@@ -201,22 +232,32 @@ class RunManager:
         self._workers[folder.run_id] = process
         log.info("run started", run_id=folder.run_id, pid=process.pid)
 
-    def _all(self) -> list[tuple[RunView, pb.Run]]:
+    def _all(self) -> list[RunView]:
+        """Every run as of now, oldest first."""
+        views = self._views_of_all(refresh=lambda view: True)
+        self._give_places(views)
+        return views
+
+    def _views_of_all(self, refresh: Callable[[RunView], bool]) -> list[RunView]:
         """Every run that can be read, oldest first; others must not hold up the queue."""
-        states = []
+        views = []
         for folder in self.store.all():
+            if folder.run_id in self._unreadable:
+                continue
             try:
                 view = self._view(folder)
-                states.append((view, view.refresh()))
+                if refresh(view):
+                    view.refresh()
+                views.append(view)
             except DataCorrupted as error:
-                if folder.run_id not in self._unreadable:
-                    log.error("run cannot be read", run_id=folder.run_id, reason=str(error))
-                    self._unreadable.add(folder.run_id)
-        return states
+                log.error("run cannot be read", run_id=folder.run_id, reason=str(error))
+                self._unreadable.add(folder.run_id)
+        return views
 
     def _view(self, folder: RunFolder) -> RunView:
         if folder.run_id not in self._views:
             self._views[folder.run_id] = RunView(folder)
+            self._views[folder.run_id].refresh()
         return self._views[folder.run_id]
 
 
@@ -225,3 +266,13 @@ def _write_status(folder: RunFolder, status: pb.RunStatus.ValueType, reason: str
     change = pb.RunStatusChanged(status=status, reason=reason)
     history.write(pb.RunEvent(status_changed=change), durable=True)
     history.close()
+
+
+def _queue(views: Iterable[RunView]) -> list[RunView]:
+    """Those that wait, in the order of their turns."""
+    waiting = (view for view in views if view.run.status == pb.RUN_STATUS_QUEUED)
+    return sorted(waiting, key=lambda view: view.queued_ns)
+
+
+def _name(status: pb.RunStatus.ValueType) -> str:
+    return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_").lower()

@@ -51,6 +51,11 @@ class OffPolicyRun(ReplayLoop):
         """See TrainingLoop."""
         self._learning.restore(state["learning"])
 
+    @property
+    def batch_size(self) -> int:
+        """See ReplayLoop."""
+        return self._rates.batch_size
+
     def act(self, observations: npt.NDArray[Any]) -> Choice:
         """See ReplayLoop."""
         values = self._learning.learner.exploring_values(observations)

@@ -81,6 +81,11 @@ class ReplayLoop(TrainingLoop):
         """Learn as much as so many new steps allow; the figures of it, if any."""
 
     @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Steps that an update learns from."""
+
+    @property
     def share_done(self) -> float:
         """Of the run's environment steps."""
         return self.env_steps / self._total_env_steps
@@ -109,6 +114,7 @@ class ReplayLoop(TrainingLoop):
         if figures:
             check_finite(figures, self._parts.checkpoints.steps())
             figures["replay_size"] = float(self._replay.size)
+            figures["replay_ratio"] = self._saved.updates * self.batch_size / self.env_steps
             self._parts.session.metrics(self.env_steps, figures)
 
     def _collect(self) -> int:

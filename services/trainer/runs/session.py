@@ -32,6 +32,8 @@ class RunSession:
         self._sums: dict[str, tuple[float, int]] = {}
         self._done: deque[tuple[float, int]] = deque()
         self._returns: deque[float] = deque(maxlen=EPISODES_AVERAGED)
+        self._epsilon: float | None = None
+        self._evaluation: float | None = None
         self.episodes = 0
         self.should_stop = False
 
@@ -43,6 +45,11 @@ class RunSession:
         """The run moved on; durable on return."""
         change = pb.RunStatusChanged(status=status, reason=reason)
         self._write(pb.RunEvent(status_changed=change), durable=True)
+
+    def begun(self, env_steps: int) -> None:
+        """Training begins, or goes on from a checkpoint at so many steps."""
+        begun = pb.TrainingBegun(env_steps=env_steps, episodes=self.episodes)
+        self._write(pb.RunEvent(training_begun=begun))
 
     def progress(self, phase: str, done: int, total: int, unit: str, *, now: bool = False) -> None:
         """How far the run is; written at most twice a second unless `now`."""
@@ -59,6 +66,8 @@ class RunSession:
             rate=rate,
             remaining_s=max(total - done, 0) / rate if rate else 0.0,
             episodes=self.episodes,
+            epsilon=self._epsilon,
+            evaluation_return=self._evaluation,
         )
         if self._returns:
             progress.mean_return = sum(self._returns) / len(self._returns)
@@ -78,6 +87,7 @@ class RunSession:
 
     def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Learner figures; means of what came in are written at most twice a second."""
+        self._epsilon = values.get("epsilon")
         for name, value in values.items():
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, count + 1)
@@ -93,6 +103,7 @@ class RunSession:
         self, env_steps: int, evaluation: Evaluation, learned_reward: float | None = None
     ) -> None:
         """The greedy policy was evaluated."""
+        self._evaluation = evaluation.mean_return
         event = pb.PolicyEvaluated(
             env_steps=env_steps,
             episodes=evaluation.episodes,

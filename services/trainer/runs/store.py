@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,10 +26,13 @@ from services.common.durable import write_atomically
 from services.common.errors import NotFound, PreconditionFailed
 from services.common.wire import timestamp
 from services.trainer import config as configs
-from services.trainer.runs.history import HistoryReader
+from services.trainer.runs.history import HistoryLine, HistoryReader
 from tutelage.v1 import training_pb2 as pb
 
 ENDED = frozenset({pb.RUN_STATUS_SUCCEEDED, pb.RUN_STATUS_STOPPED, pb.RUN_STATUS_FAILED})
+# Most of a history, and no part of what a run has come to.
+_PASSED_OVER = frozenset({"episode_ended", "policy_evaluated", "reward_model_fitted", "message"})
+_ONLY_NEWEST = frozenset({"progress", "metrics"})
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[str, RunFolder] = {}
+        self._sorted: list[RunFolder] = []
 
     def create(self, preset: str, config: configs.RunConfig, request_id: str = "") -> RunFolder:
         """A new run's folder, durable on return."""
@@ -122,14 +127,21 @@ class RunStore:
 
     def all(self) -> list[RunFolder]:
         """Every run, oldest first."""
-        for path in self._folder.glob("*/run.json"):
-            if path.parent.name not in self._known:
-                self._known[path.parent.name] = RunFolder(path.parent)
-        return sorted(self._known.values(), key=lambda folder: folder.record.created_at)
+        names = set(os.listdir(self._folder)) if self._folder.is_dir() else set()
+        gone = self._known.keys() - names
+        new = [n for n in names - self._known.keys() if (self._folder / n / "run.json").exists()]
+        if new or gone:
+            self._known = {name: f for name, f in self._known.items() if name in names}
+            self._known |= {name: RunFolder(self._folder / name) for name in new}
+            oldest_first = sorted(self._known.values(), key=lambda f: f.record.created_at)
+            self._sorted = oldest_first
+        return self._sorted
 
 
 class RunView:
     """A run's state, folded from its history as that grows.
+
+    `queued_ns` is when it took its place in the queue, `metrics` the learner's newest figures.
 
     Also of runs whose settings are no longer known, as after an upgrade: what they came to
     is still to be seen. Going on with one is refused, by `RunFolder.config`.
@@ -152,11 +164,25 @@ class RunView:
         )
         self._reader = HistoryReader(folder.history)
         self.attempts = 0
+        self.queued_ns = self._run.created_at.ToNanoseconds()
+        self.metrics: Mapping[str, float] = {}
+
+    @property
+    def run(self) -> pb.Run:
+        """The state when it was last refreshed."""
+        return self._run
 
     def refresh(self) -> pb.Run:
         """The state as of now."""
-        for event in self._reader.read():
-            self._take(event)
+        newest: dict[str, HistoryLine] = {}
+        for line in self._reader.lines():
+            kind = line.kind
+            if kind in _ONLY_NEWEST:
+                newest[kind] = line
+            elif kind not in _PASSED_OVER:
+                self._take(line.event())
+        for line in newest.values():
+            self._take(line.event())
         return self._run
 
     def _take(self, event: pb.RunEvent) -> None:
@@ -166,6 +192,8 @@ class RunView:
                 self._take_status(event)
             case "progress":
                 run.progress.CopyFrom(event.progress)
+            case "metrics":
+                self.metrics = dict(event.metrics.values)
             case "policy_published":
                 run.published_versions.append(event.policy_published.version)
             case "checkpoint_saved":
@@ -175,6 +203,9 @@ class RunView:
 
     def _take_status(self, event: pb.RunEvent) -> None:
         run, change = self._run, event.status_changed
+        if run.status in ENDED and change.status == pb.RUN_STATUS_QUEUED:
+            # Resumed, it takes its place behind those that wait; interrupted, it keeps it.
+            self.queued_ns = event.time.ToNanoseconds()
         run.status = change.status
         run.error = change.reason if change.status == pb.RUN_STATUS_FAILED else ""
         run.ClearField("ended_at")

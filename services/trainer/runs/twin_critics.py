@@ -42,6 +42,11 @@ class TwinCriticsRun(ReplayLoop):
         """See TrainingLoop."""
         self._due = state["due"]
 
+    @property
+    def batch_size(self) -> int:
+        """See ReplayLoop."""
+        return self._rates.batch_size
+
     def act(self, observations: Array) -> Choice:
         """See ReplayLoop."""
         head, spec = self._learner.head, self._parts.spec

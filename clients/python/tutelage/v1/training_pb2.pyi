@@ -73,6 +73,7 @@ class Run(_message.Message):
     PUBLISHED_VERSIONS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ENV_STEPS_FIELD_NUMBER: _builtins.int
+    QUEUE_PLACE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Unique name, such as "cartpole-dqn-20261122-101500-3f2a"."""
     preset: _builtins.str
@@ -91,6 +92,8 @@ class Run(_message.Message):
     """Why it failed, in one sentence; else empty."""
     checkpoint_env_steps: _builtins.int
     """Environment steps at its newest checkpoint; 0 when there is none."""
+    queue_place: _builtins.int
+    """While it waits for others to end: 1 for the one whose turn is next. Else 0."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was queued."""
@@ -123,10 +126,11 @@ class Run(_message.Message):
         published_versions: _abc.Iterable[_builtins.int] | None = ...,
         error: _builtins.str = ...,
         checkpoint_env_steps: _builtins.int = ...,
+        queue_place: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "checkpoint_env_steps", b"checkpoint_env_steps", "config_yaml", b"config_yaml", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "policy", b"policy", "preset", b"preset", "progress", b"progress", "published_versions", b"published_versions", "run_id", b"run_id", "seed", b"seed", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "checkpoint_env_steps", b"checkpoint_env_steps", "config_yaml", b"config_yaml", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "policy", b"policy", "preset", b"preset", "progress", b"progress", "published_versions", b"published_versions", "queue_place", b"queue_place", "run_id", b"run_id", "seed", b"seed", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,6 +150,8 @@ class RunProgress(_message.Message):
     REMAINING_S_FIELD_NUMBER: _builtins.int
     MEAN_RETURN_FIELD_NUMBER: _builtins.int
     EPISODES_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    EVALUATION_RETURN_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     """What it is doing: "training", "evaluating", "rendering", "fitting reward model", …"""
     done: _builtins.int
@@ -162,6 +168,10 @@ class RunProgress(_message.Message):
     """Mean return of the last 100 training episodes; unset before the first."""
     episodes: _builtins.int
     """Training episodes so far."""
+    epsilon: _builtins.float
+    """Share of exploratory actions at present; unset where there is no such thing."""
+    evaluation_return: _builtins.float
+    """Mean return of the newest evaluation; unset before the first."""
     def __init__(
         self,
         *,
@@ -173,13 +183,24 @@ class RunProgress(_message.Message):
         remaining_s: _builtins.float = ...,
         mean_return: _builtins.float | None = ...,
         episodes: _builtins.int = ...,
+        epsilon: _builtins.float | None = ...,
+        evaluation_return: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "mean_return", b"mean_return"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_evaluation_return", b"_evaluation_return", "_mean_return", b"_mean_return", "epsilon", b"epsilon", "evaluation_return", b"evaluation_return", "mean_return", b"mean_return"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "done", b"done", "episodes", b"episodes", "mean_return", b"mean_return", "phase", b"phase", "rate", b"rate", "remaining_s", b"remaining_s", "total", b"total", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_evaluation_return", b"_evaluation_return", "_mean_return", b"_mean_return", "done", b"done", "episodes", b"episodes", "epsilon", b"epsilon", "evaluation_return", b"evaluation_return", "mean_return", b"mean_return", "phase", b"phase", "rate", b"rate", "remaining_s", b"remaining_s", "total", b"total", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__evaluation_return: _TypeAlias = _typing.Literal["evaluation_return"]  # noqa: Y015
+    _WhichOneofArgType__evaluation_return: _TypeAlias = _typing.Literal["_evaluation_return", b"_evaluation_return"]  # noqa: Y015
     _WhichOneofReturnType__mean_return: _TypeAlias = _typing.Literal["mean_return"]  # noqa: Y015
     _WhichOneofArgType__mean_return: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluation_return) -> _WhichOneofReturnType__evaluation_return | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_return) -> _WhichOneofReturnType__mean_return | None: ...
 
 Global___RunProgress: _TypeAlias = RunProgress  # noqa: Y015
@@ -201,8 +222,12 @@ class RunEvent(_message.Message):
     REWARD_MODEL_FITTED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SAVED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    TRAINING_BEGUN_FIELD_NUMBER: _builtins.int
+    QUEUE_MOVED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Position in the run's history, from 1, without gaps."""
+    """Position in the run's history, from 1, without gaps. What is not kept there, as
+    queue_moved, has that of the event before it.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -243,6 +268,14 @@ class RunEvent(_message.Message):
     def message(self) -> Global___Message:
         """Something a person should know."""
 
+    @_builtins.property
+    def training_begun(self) -> Global___TrainingBegun:
+        """Training begins, or goes on after an interruption."""
+
+    @_builtins.property
+    def queue_moved(self) -> Global___QueueMoved:
+        """Others have ended, and its turn is nearer. Only told to who follows."""
+
     def __init__(
         self,
         *,
@@ -257,12 +290,14 @@ class RunEvent(_message.Message):
         reward_model_fitted: Global___RewardModelFitted | None = ...,
         checkpoint_saved: Global___CheckpointSaved | None = ...,
         message: Global___Message | None = ...,
+        training_begun: Global___TrainingBegun | None = ...,
+        queue_moved: Global___QueueMoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "queue_moved", b"queue_moved", "reward_model_fitted", b"reward_model_fitted", "status_changed", b"status_changed", "time", b"time", "training_begun", b"training_begun"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "reward_model_fitted", b"reward_model_fitted", "sequence", b"sequence", "status_changed", b"status_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "episode_ended", b"episode_ended", "event", b"event", "message", b"message", "metrics", b"metrics", "policy_evaluated", b"policy_evaluated", "policy_published", b"policy_published", "progress", b"progress", "queue_moved", b"queue_moved", "reward_model_fitted", b"reward_model_fitted", "sequence", b"sequence", "status_changed", b"status_changed", "time", b"time", "training_begun", b"training_begun"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status_changed", "progress", "episode_ended", "metrics", "policy_evaluated", "policy_published", "reward_model_fitted", "checkpoint_saved", "message"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status_changed", "progress", "episode_ended", "metrics", "policy_evaluated", "policy_published", "reward_model_fitted", "checkpoint_saved", "message", "training_begun", "queue_moved"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -293,6 +328,56 @@ class RunStatusChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunStatusChanged: _TypeAlias = RunStatusChanged  # noqa: Y015
+
+@_typing.final
+class TrainingBegun(_message.Message):
+    """Training begins, or goes on after an interruption. What was told before of later steps
+    than these is void: the steps are taken again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENV_STEPS_FIELD_NUMBER: _builtins.int
+    EPISODES_FIELD_NUMBER: _builtins.int
+    env_steps: _builtins.int
+    """Environment steps of the run: of the checkpoint that it goes on from, or 0."""
+    episodes: _builtins.int
+    """Training episodes of the run, as `env_steps`."""
+    def __init__(
+        self,
+        *,
+        env_steps: _builtins.int = ...,
+        episodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_steps", b"env_steps", "episodes", b"episodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingBegun: _TypeAlias = TrainingBegun  # noqa: Y015
+
+@_typing.final
+class QueueMoved(_message.Message):
+    """A run waits, and its place has changed since it was told last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_PLACE_FIELD_NUMBER: _builtins.int
+    queue_place: _builtins.int
+    """As Run.queue_place; 0 when its turn has come."""
+    def __init__(
+        self,
+        *,
+        queue_place: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue_place", b"queue_place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueMoved: _TypeAlias = QueueMoved  # noqa: Y015
 
 @_typing.final
 class EpisodeEnded(_message.Message):
@@ -829,16 +914,20 @@ class ListRunsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POLICY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Only runs of this policy. Default: all."""
+    limit: _builtins.int
+    """How many runs to return. At most, and by default, 1,000."""
     def __init__(
         self,
         *,
         policy: _builtins.str = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -935,6 +1024,8 @@ class Preset(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     CONFIG_YAML_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    ENV_STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, such as "cartpole-dqn"."""
     description: _builtins.str
@@ -945,6 +1036,10 @@ class Preset(_message.Message):
     """Policy that it publishes to, or whose behaviour it records."""
     config_yaml: _builtins.str
     """The whole configuration as YAML, defaults included: every key that may be overridden."""
+    environment: _builtins.str
+    """Id of its environment, such as "CartPole-v1"."""
+    env_steps: _builtins.int
+    """Environment steps after which it ends at the latest; 0 where it does not count in them."""
     def __init__(
         self,
         *,
@@ -953,10 +1048,12 @@ class Preset(_message.Message):
         algorithm: _builtins.str = ...,
         policy: _builtins.str = ...,
         config_yaml: _builtins.str = ...,
+        environment: _builtins.str = ...,
+        env_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "config_yaml", b"config_yaml", "description", b"description", "name", b"name", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "config_yaml", b"config_yaml", "description", b"description", "env_steps", b"env_steps", "environment", b"environment", "name", b"name", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

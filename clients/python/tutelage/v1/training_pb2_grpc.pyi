@@ -46,7 +46,7 @@ class TrainingServiceStub:
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """The state of one run."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
-    """All runs, newest first."""
+    """Runs, newest first."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """A run's events in order, those of the past first."""
     ListPresets: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListPresetsRequest, _training_pb2.ListPresetsResponse]
@@ -70,7 +70,7 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
     """The state of one run."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """All runs, newest first."""
+    """Runs, newest first."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
     """A run's events in order, those of the past first."""
     ListPresets: _aio.UnaryUnaryMultiCallable[_training_pb2.ListPresetsRequest, _training_pb2.ListPresetsResponse]  # type: ignore[assignment]
@@ -121,7 +121,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListRunsResponse, _abc.Awaitable[_training_pb2.ListRunsResponse]]:
-        """All runs, newest first."""
+        """Runs, newest first."""
 
     @_abc_1.abstractmethod
     def WatchRun(
