@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from services.common.spec import Distribution, PolicySpec
-from services.trainer.acting import Step, affine, numpy_steps
+from services.trainer.acting import Step, affine, leashed_steps, numpy_steps
 from services.trainer.config import ActorCriticNetworkConfig, NetworkConfig
 from services.trainer.encoders import encoder
 from services.trainer.heads import head_of
@@ -249,8 +249,9 @@ class LeashedActorCritic(nn.Module):
         values: Tensor = self.critic_head(self.critic_trunk(observations.float()))
         return values.squeeze(-1)
 
-    def acting(self) -> None:
-        """There is no other way than `parameters_of`."""
+    def acting(self) -> list[Step] | None:
+        """What `parameters_of` does, in numpy; see ActorCritic."""
+        return leashed_steps(self.actor)
 
     def observe(self, observations: Tensor) -> None:
         """Nothing is normalised by what was seen."""

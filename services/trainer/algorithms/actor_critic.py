@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from services.trainer import acting
 from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.config import OnPolicyConfig
-from services.trainer.gradients import FlatAdam
+from services.trainer.gradients import ADAM, FlatDescent
 from services.trainer.heads import head_of
 from services.trainer.observations import rows
 
@@ -57,7 +58,12 @@ class ActorCriticLearner(ABC):
         self.updates = 0
         self._rates, self._device = config, device
         learnt = [p for p in network.parameters() if p.requires_grad]
-        self._adam = FlatAdam(learnt, config.learning_rate, config.max_gradient_norm)
+        self._adam = FlatDescent(
+            learnt,
+            config.learning_rate,
+            partial(ADAM, eps=1e-5),
+            max_norm=config.max_gradient_norm,
+        )
         self._acting = self.actor_critic.acting()
 
     @property
@@ -105,8 +111,8 @@ class ActorCriticLearner(ABC):
 
     def greedy(self, observations: Array) -> Array:
         """(B, *shape) → (B, *action), as the environment takes them."""
+        parameters = self._tensor(self.parameters(observations))
         with torch.inference_mode():
-            parameters = self.actor_critic.parameters_of(self._seen(observations))
             actions: Array = self.head.greedy(parameters).cpu().numpy()
         return actions
 
