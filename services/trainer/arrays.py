@@ -34,3 +34,15 @@ def packed(schema: ReplaySchema, rows: Rows) -> Array:
 def unpacked(schema: ReplaySchema, data: Array) -> Rows:
     """What `packed` was given."""
     return schema.unpack(data.tobytes())
+
+
+def plain(array: Array) -> Array:
+    """An array that may be structured, as one that is not: (n,) → (n, bytes) then."""
+    if array.dtype.names is None:
+        return array
+    return np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)
+
+
+def like(data: Array, example: Array) -> Array:
+    """What `plain` was given, of the form of an example; for the caller alone."""
+    return np.ascontiguousarray(data).view(example.dtype).reshape(example.shape).copy()

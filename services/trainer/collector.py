@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from services.common.replay.fragments import FragmentBuilder
 from services.common.replay.schema import ReplaySchema, Rows
 from services.trainer.action_masks import MASK, Masks, masks_of
-from services.trainer.arrays import Array, Arrays, joined, packed, part, unpacked
+from services.trainer.arrays import Array, Arrays, joined, like, packed, part, plain, unpacked
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Collector:
         schema: of the rows to make; with a field "action_mask", masks are recorded.
         seed: of the environments.
         first_episode: id of the first episode; ids count up from it.
+        reward_limit: that rewards are clipped to, up and down, in what is made; None: not at all.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Collector:
         schema: ReplaySchema,
         seed: int,
         first_episode: int = 0,
+        reward_limit: float | None = None,
     ) -> None:
-        self._envs, self._schema = envs, schema
+        self._envs, self._schema, self._limit = envs, schema, reward_limit
         count = envs.num_envs
         self._builder = FragmentBuilder(schema, count)
         self.observations, infos = envs.reset(seed=seed)
@@ -91,7 +93,8 @@ class Collector:
         if masks is not None:
             rows[MASK], reached[MASK] = self.masks, masks
         rows["action"] = choice.actions
-        rows["reward"] = rewards
+        limit = self._limit
+        rows["reward"] = rewards if limit is None else np.clip(rewards, -limit, limit)
         rows["terminated"], rows["truncated"] = terminated, truncated
         rows["episode_id"], rows["step"] = self._episode_ids, self._steps
         rows["policy_version"] = policy_version
@@ -111,7 +114,10 @@ class Collector:
     def arrays(self) -> dict[str, Array]:
         """The episodes under way, once all steps were taken; for `put_back`."""
         before = {str(i): packed(self._schema, rows) for i, rows in enumerate(self._builder.before)}
-        kept = {"observations": self.observations, "next_episode": np.array(self.next_episode)}
+        kept = {
+            "observations": plain(self.observations),
+            "next_episode": np.array(self.next_episode),
+        }
         kept |= {"ended": self._ended, "steps": self._steps, "returns": self._returns}
         kept |= {"episode_ids": self._episode_ids, **joined(before=before)}
         return kept if self.masks is None else kept | {"masks": self.masks}
@@ -119,7 +125,8 @@ class Collector:
     def put_back(self, arrays: Arrays) -> None:
         """Go on with what `arrays` gave, in environments that are where they were."""
         kept = {name: array.copy() for name, array in arrays.items()}
-        self.observations, self.masks = kept["observations"], kept.get("masks")
+        self.observations = like(kept["observations"], self.observations)
+        self.masks = kept.get("masks")
         self._ended, self._steps, self._returns = kept["ended"], kept["steps"], kept["returns"]
         self._episode_ids, self.next_episode = kept["episode_ids"], int(kept["next_episode"])
         before = part(kept, "before")

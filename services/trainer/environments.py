@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, get_args
 
@@ -9,14 +10,22 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from pydantic import ValidationError
 
+import services.pixels  # noqa: F401 - registers environments
 from services.common.action_space import ActionSpace, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidConfig
-from services.common.spec import Distribution, DTypeName, ObservationSpace, PolicySpec
+from services.common.spec import (
+    DictSpace,
+    Distribution,
+    DTypeName,
+    ObservationSpace,
+    PolicySpec,
+)
 from services.trainer.action_masks import MASK, unpacked
 from services.trainer.config import EnvironmentConfig, TrainingConfig
+from services.trainer.observations import packed
 from services.trainer.retraced import RetracedEnvs
 
 Array = npt.NDArray[Any]
@@ -49,7 +58,7 @@ def make_training(config: TrainingConfig) -> VectorEnv[Any, Any, Any]:
         retraced = RetracedEnvs(lambda: _one(environment), environment.num_envs)
         spaces = retraced.single_observation_space, retraced.single_action_space
         if spaces == (envs.single_observation_space, envs.single_action_space):
-            return retraced
+            return _in_rows(retraced)
         retraced.close()
     raise InvalidConfig(
         f"environment.id: {environment.id} is stepped by a vectorised implementation of its own, "
@@ -67,6 +76,7 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
     The step after an episode's end resets (AutoresetMode.NEXT_STEP): it ignores the action,
     its reward is 0, and it must not be recorded. So an end's observation is the last one of
     its own episode. An environment's own vectorised implementation is used where there is one.
+    Observations of a Dict are structured arrays; see `observations`.
 
     Raises:
         InvalidConfig: when there is no such environment, it does not take `kwargs`, or it
@@ -83,8 +93,19 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
         envs = gym.make_vec(config.id, count, **how, **config.kwargs)
     except TypeError as error:
         raise InvalidConfig(f"environment.kwargs: {error}") from None
+    except ImportError as error:
+        raise InvalidConfig(
+            f"environment.id: {config.id} needs a package that is not installed, perhaps one of "
+            f"the extra 'games': {error}"
+        ) from None
     if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise InvalidConfig(f"environment.id: {config.id} does not reset on the next step")
+    return _in_rows(envs)
+
+
+def _in_rows(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
+    if isinstance(envs.single_observation_space, gym.spaces.Dict):
+        return PackedParts(envs)
     return envs
 
 
@@ -99,6 +120,28 @@ def _spec(name: str) -> EnvSpec:
         raise InvalidConfig(f"environment.id: {error}") from None
 
 
+class PackedParts(VectorWrapper[Any, Any, Any]):
+    """Environments that observe a Dict, whose observations come as structured arrays (N,)."""
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(envs)
+        name = envs.spec.id if envs.spec else "environment"
+        space = _observation_space(name, envs.single_observation_space)
+        assert isinstance(space, DictSpace)
+        self._space = space
+
+    def reset(self, **kwargs: Any) -> tuple[Array, dict[str, Any]]:
+        """See gymnasium.vector.VectorEnv."""
+        observations, infos = self.env.reset(**kwargs)
+        return packed(observations, self._space), infos
+
+    def step(self, actions: Any) -> tuple[Array, Any, Any, Any, dict[str, Any]]:
+        """See gymnasium.vector.VectorEnv."""
+        observations, *outcome, infos = self.env.step(actions)
+        rewards, terminated, truncated = outcome
+        return packed(observations, self._space), rewards, terminated, truncated, infos
+
+
 def spec_of(
     config: EnvironmentConfig, distribution: Distribution, *, masked: bool = False
 ) -> PolicySpec:
@@ -108,17 +151,18 @@ def spec_of(
         masked: the policy takes masks; see `gives_masks`.
 
     Raises:
-        InvalidConfig: when observations are neither a Box of a known type nor Discrete from 0,
-            or actions are not what policies of this distribution choose.
+        InvalidConfig: when observations are no Box of a known type, Discrete from 0 or Dict of
+            such, or actions are not what policies of this distribution choose.
     """
     envs = make(config, num_envs=1)
     observations, actions = envs.single_observation_space, envs.single_action_space
     envs.close()
     observation = _observation_space(config.id, observations)
-    action = _action_space(config.id, actions)
+    action = _action_space(config.id, actions, envs.metadata)
     try:
         return PolicySpec(
             environment=config.id,
+            environment_kwargs=config.kwargs,
             observation=observation,
             action=action,
             distribution=distribution,
@@ -147,13 +191,16 @@ def action_space_of(config: EnvironmentConfig) -> ActionSpace:
     """
     envs = make(config, num_envs=1)
     envs.close()
-    return _action_space(config.id, envs.single_action_space)
+    return _action_space(config.id, envs.single_action_space, envs.metadata)
 
 
-def _action_space(environment: str, space: gym.Space[Any]) -> ActionSpace:
+def _action_space(
+    environment: str, space: gym.Space[Any], metadata: Mapping[str, Any]
+) -> ActionSpace:
     match space:
         case gym.spaces.Discrete() if space.start == 0:
-            return Discrete(n=int(space.n), names=ACTION_NAMES.get(environment, ()))
+            names = ACTION_NAMES.get(environment) or metadata.get("action_names", ())
+            return Discrete(n=int(space.n), names=tuple(names))
         case gym.spaces.MultiDiscrete() if space.nvec.ndim == 1 and not space.start.any():
             return MultiDiscrete(nvec=tuple(space.nvec.tolist()))
         case gym.spaces.Box() if space.dtype.name in ("float32", "float64"):
@@ -173,16 +220,32 @@ def _bounds(bounds: Array) -> tuple[float | None, ...]:
     return tuple(float(b) if np.isfinite(b) else None for b in bounds.ravel())
 
 
-def _observation_space(environment: str, space: gym.Space[Any]) -> ObservationSpace:
-    known = get_args(DTypeName)
+def _observation_space(environment: str, space: gym.Space[Any]) -> ObservationSpace | DictSpace:
+    found = _leaf(space)
+    if found is not None:
+        return found
+    if isinstance(space, gym.spaces.Dict):
+        parts = {key: _leaf(part) for key, part in space.spaces.items()}
+        known = {key: part for key, part in parts.items() if part is not None}
+        if len(known) == len(parts):
+            try:
+                return DictSpace(parts=known)
+            except ValidationError as error:
+                raise InvalidConfig(
+                    f"environment.id: {environment}: {error.errors()[0]['msg']}"
+                ) from None
+    raise InvalidConfig(
+        f"environment.id: {environment} observes {space}, expected Discrete from 0, a Box of "
+        f"{', '.join(get_args(DTypeName))}, or a Dict of such"
+    )
+
+
+def _leaf(space: gym.Space[Any]) -> ObservationSpace | None:
     if isinstance(space, gym.spaces.Discrete) and space.start == 0:
         return ObservationSpace(dtype="int64", shape=(), n=int(space.n))
-    if isinstance(space, gym.spaces.Box) and space.dtype.name in known:
+    if isinstance(space, gym.spaces.Box) and space.dtype.name in get_args(DTypeName):
         return ObservationSpace(dtype=space.dtype.name, shape=space.shape)
-    raise InvalidConfig(
-        f"environment.id: {environment} observes {space}, expected Discrete from 0 or a Box of "
-        f"{', '.join(known)}"
-    )
+    return None
 
 
 def seed_from(generator: np.random.Generator) -> int:

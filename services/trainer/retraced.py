@@ -78,23 +78,11 @@ class RetracedEnvs(SyncVectorEnv):
         ways = {str(i): lane.arrays() for i, lane in enumerate(self._lanes)}
         return joined(**ways) | {"ended": self._autoreset_envs.copy()}
 
-    def go_back(self, arrays: Arrays, observations: Array) -> None:
-        """Be where `arrays` said.
-
-        Args:
-            observations: (N, *shape) seen there.
-
-        Raises:
-            PreconditionFailed: when something else is seen there now.
-        """
+    def go_back(self, arrays: Arrays) -> Any:
+        """Be where `arrays` said; returns what is seen there, (N, *shape), or that by key."""
         self._env_obs = [lane.go(part(arrays, str(i))) for i, lane in enumerate(self._lanes)]
         self._autoreset_envs = arrays["ended"].copy()
-        seen: Any = concatenate(self.single_observation_space, self._env_obs, self._observations)
-        if not np.array_equal(seen, observations, equal_nan=True):
-            raise PreconditionFailed(
-                "the environment does not come to the same state by the same seed and actions, so "
-                "that this run cannot be resumed exactly; set deterministic to false for it"
-            )
+        return concatenate(self.single_observation_space, self._env_obs, self._observations)
 
 
 def where(envs: VectorEnv[Any, Any, Any]) -> dict[str, Array]:
@@ -103,14 +91,29 @@ def where(envs: VectorEnv[Any, Any, Any]) -> dict[str, Array]:
 
 
 def bring_back(envs: VectorEnv[Any, Any, Any], arrays: Arrays, observations: Array) -> None:
-    """See RetracedEnvs.go_back."""
-    _retraced(envs).go_back(arrays, observations)
+    """Have environments be where `where` said.
+
+    Args:
+        observations: (N, *shape) seen there, (N,) structured of a Dict.
+
+    Raises:
+        PreconditionFailed: when something else is seen there now.
+    """
+    seen = _retraced(envs).go_back(arrays)
+    parts = {key: (seen[key], observations[key]) for key in seen} if isinstance(seen, dict) else {}
+    for now, then in parts.values() or [(seen, observations)]:
+        if not np.array_equal(now, then.reshape(now.shape), equal_nan=True):
+            raise PreconditionFailed(
+                "the environment does not come to the same state by the same seed and actions, so "
+                "that this run cannot be resumed exactly; set deterministic to false for it"
+            )
 
 
 def _retraced(envs: VectorEnv[Any, Any, Any]) -> RetracedEnvs:
-    if not isinstance(envs, RetracedEnvs):
-        raise TypeError(f"{type(envs).__name__} cannot be brought back to where it was")
-    return envs
+    inside = envs.unwrapped
+    if not isinstance(inside, RetracedEnvs):
+        raise TypeError(f"{type(inside).__name__} cannot be brought back to where it was")
+    return inside
 
 
 def _seed(given: int, resets: int) -> int:

@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from services.trainer import environments
 from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
-from services.trainer.arrays import Arrays, joined, part
+from services.trainer.arrays import Arrays, joined, like, part, plain
 from services.trainer.config import OnPolicyConfig, TrainingConfig
 from services.trainer.divergence import check_acting, check_finite
 from services.trainer.normalising import RewardScaler
@@ -84,13 +84,14 @@ class OnPolicyRun(TrainingLoop):
     def under_way(self) -> Arrays:
         """See TrainingLoop."""
         scaler = {} if self._scaler is None else self._scaler.arrays()
-        kept = {"observations": self._observations, "ended": self._ended}
+        kept = {"observations": plain(self._observations), "ended": self._ended}
         environments, episodes = where(self._envs), self._episodes.arrays()
         return kept | joined(environments=environments, episodes=episodes, scaler=scaler)
 
     def take_up(self, arrays: Arrays) -> None:
         """See TrainingLoop."""
-        self._observations, self._ended = arrays["observations"].copy(), arrays["ended"].copy()
+        self._observations = like(arrays["observations"], self._observations)
+        self._ended = arrays["ended"].copy()
         bring_back(self._envs, part(arrays, "environments"), self._observations)
         self._episodes.put_back(part(arrays, "episodes"))
         if self._scaler is not None:

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from services.trainer import environments
 from services.trainer.action_masks import Masks, masks_of
 from services.trainer.algorithms.pqn import PQNLearner, QRollout
-from services.trainer.arrays import Arrays, joined, part
+from services.trainer.arrays import Arrays, joined, like, part, plain
 from services.trainer.config import PQNRun
 from services.trainer.divergence import check_finite
 from services.trainer.exploration import EpsilonGreedy
@@ -41,7 +41,7 @@ class ParallelQRun(TrainingLoop):
 
     def under_way(self) -> Arrays:
         """See TrainingLoop."""
-        kept = {"observations": self._observations, "ended": self._ended}
+        kept = {"observations": plain(self._observations), "ended": self._ended}
         if self._masks is not None:
             kept["masks"] = self._masks
         return kept | joined(
@@ -52,7 +52,8 @@ class ParallelQRun(TrainingLoop):
 
     def take_up(self, arrays: Arrays) -> None:
         """See TrainingLoop."""
-        self._observations, self._ended = arrays["observations"].copy(), arrays["ended"].copy()
+        self._observations = like(arrays["observations"], self._observations)
+        self._ended = arrays["ended"].copy()
         self._masks = arrays["masks"].copy() if "masks" in arrays else None
         bring_back(self._envs, part(arrays, "environments"), self._observations)
         self._episodes.put_back(part(arrays, "episodes"))

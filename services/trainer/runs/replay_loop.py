@@ -77,8 +77,9 @@ class ReplayLoop(TrainingLoop):
             self._replay.schema,
             seed=environments.seed_from(parts.generator),
             first_episode=_first_episode(parts),
+            reward_limit=replay.reward_limit,
         )
-        check_stacks(self._collector.observations, replay.frame_stack)
+        check_stacks(self._collector.observations, replay.frame_stack, replay.frame_pad)
 
     @abstractmethod
     def act(self, observations: npt.NDArray[Any]) -> Choice:
@@ -219,7 +220,7 @@ def _first_episode(parts: ReplayParts) -> int:
 def _open(
     config: TrainingConfig, replay: ReplayConfig, sampling: Sampling, parts: ReplayParts
 ) -> MirrorReplay:
-    schema = replay_schema(parts.spec, replay.frame_stack)
+    schema = replay_schema(parts.spec, replay.frame_stack, replay.frame_pad)
     client, name = parts.resources.redis, replay.name or parts.run_id
     if not config.deterministic:
         return MirrorReplay(ReplayStore(client, name, schema, replay.capacity), sampling)
