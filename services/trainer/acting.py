@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from services.trainer.networks import DuelingHead, LeashedQNetwork, QNetwork, Rescale
+from services.trainer.encoders import Rescale
+from services.trainer.networks import DuelingHead, LeashedQNetwork, QNetwork
 from services.trainer.normalising import LIMIT, Normaliser
 
 Array = npt.NDArray[Any]

@@ -19,6 +19,7 @@ from services.trainer.algorithms.state import join, optimizer_tensors, restore_o
 from services.trainer.config import OnPolicyConfig
 from services.trainer.gradients import ADAM, FlatDescent
 from services.trainer.heads import head_of
+from services.trainer.observations import rows
 
 Array = npt.NDArray[Any]
 
@@ -81,15 +82,15 @@ class ActorCriticLearner(ABC):
 
     def observe(self, observations: Array) -> None:
         """Have observations (n, *shape) shift what others are normalised by, where they are."""
-        self.actor_critic.observe(self._tensor(observations).float())
+        self.actor_critic.observe(self._seen(observations).float())
 
     def parameters(self, observations: Array) -> npt.NDArray[np.float32]:
         """The policy's parameters: (B, *shape) → (B, P)"""
         if self._acting is not None:
-            return acting.run(self._acting, observations)
+            return acting.run(self._acting, rows(observations))
         with torch.inference_mode():
             parameters: npt.NDArray[np.float32] = (
-                self.actor_critic.parameters_of(self._tensor(observations)).cpu().numpy()
+                self.actor_critic.parameters_of(self._seen(observations)).cpu().numpy()
             )
         return parameters
 
@@ -97,14 +98,14 @@ class ActorCriticLearner(ABC):
         """Of actions in the head's units: (B, P), (B, …) → (B,)"""
         with torch.inference_mode():
             chances = self.head.log_probability(self._tensor(parameters), self._tensor(actions))
-            rows: npt.NDArray[np.float32] = chances.cpu().numpy()
-        return rows
+            each: npt.NDArray[np.float32] = chances.cpu().numpy()
+        return each
 
     def values(self, observations: Array) -> npt.NDArray[np.float32]:
         """(B, *shape) → (B,)"""
         with torch.inference_mode():
             values: npt.NDArray[np.float32] = (
-                self.actor_critic.value(self._tensor(observations)).cpu().numpy()
+                self.actor_critic.value(self._seen(observations)).cpu().numpy()
             )
         return values
 
@@ -131,6 +132,9 @@ class ActorCriticLearner(ABC):
     def _entropy_term(self, parameters: Tensor) -> Tensor | float:
         coefficient = self._rates.entropy_coefficient
         return coefficient * self.head.entropy(parameters).mean() if coefficient else 0.0
+
+    def _seen(self, observations: Array) -> Tensor:
+        return self._tensor(rows(observations))
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -15,6 +15,7 @@ from services.trainer.action_masks import Masks
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.gradients import ADAM, FlatDescent, Optimizer
 from services.trainer.networks import QNetwork
+from services.trainer.observations import rows
 
 
 class QLearner:
@@ -52,10 +53,11 @@ class QLearner:
 
     def q_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """(B, *shape) → (B, actions)"""
+        seen = rows(observations)
         if self._acting is not None:
-            return acting.run(self._acting, observations)
+            return acting.run(self._acting, seen)
         with torch.inference_mode():
-            values: npt.NDArray[np.float32] = self.network(self._tensor(observations)).cpu().numpy()
+            values: npt.NDArray[np.float32] = self.network(self._tensor(seen)).cpu().numpy()
         return values
 
     def exploring_values(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
