@@ -117,9 +117,12 @@ class Collector:
         kept = {
             "observations": plain(self.observations),
             "next_episode": np.array(self.next_episode),
+            "ended": self._ended,
+            "steps": self._steps,
+            "returns": self._returns,
+            "episode_ids": self._episode_ids,
+            **joined(before=before),
         }
-        kept |= {"ended": self._ended, "steps": self._steps, "returns": self._returns}
-        kept |= {"episode_ids": self._episode_ids, **joined(before=before)}
         return kept if self.masks is None else kept | {"masks": self.masks}
 
     def put_back(self, arrays: Arrays) -> None:
