@@ -55,6 +55,8 @@ def act(
         raise click.UsageError("--seed means something only with --sample")
     with inference() as client:
         spec = client.policy(policy).spec
+        if spec.observation.parts:
+            raise click.UsageError("the policy observes several parts: ask it with the client")
         shape = tuple(spec.observation.shape)
         fits = len(observation) == math.prod(shape)  # what does not is for the service to refuse
         decision = client.act(

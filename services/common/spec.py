@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from services.common.action_space import ActionSpace, AxisLength, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidInput
 
 DTypeName = Literal["float32", "float64", "uint8", "int32", "int64"]
+OBSERVATION = "observation"
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 
 
 class Distribution(StrEnum):
@@ -60,6 +63,23 @@ class ObservationSpace(BaseModel):
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def row(self) -> np.dtype[Any]:
+        """An observation as one element of an array: `np.empty(n, row)` has n of them."""
+        return np.dtype((self.dtype, self.shape))
+
+    @property
+    def inputs(self) -> dict[str, ObservationSpace]:
+        """A model's inputs for it, by name."""
+        return {OBSERVATION: self}
+
+    def columns(self, observations: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """What those inputs are given of observations `(n, *shape)`."""
+        return {OBSERVATION: observations}
+
+    def __str__(self) -> str:
+        return f"{_text(self.shape)} of {self.dtype}"
+
     def check(self, observations: npt.NDArray[np.generic]) -> None:
         """Refuse a batch `(n, *shape)` of another shape, one with NaN or infinity, or one out of
         bounds.
@@ -91,16 +111,83 @@ class ObservationSpace(BaseModel):
                 )
 
 
+class DictSpace(BaseModel):
+    """Observations of several parts by name, each an array of its own.
+
+    A batch of them is a structured array `(n,)` with a field for each part: it is cut, joined and
+    counted as any other. A model has an input for each, named `observation.<part>`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parts: Annotated[dict[PartName, ObservationSpace], Field(min_length=1)]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return sum(space.size for space in self.parts.values())
+
+    @property
+    def row(self) -> np.dtype[Any]:
+        """An observation as one element of an array."""
+        return np.dtype([(key, s.dtype, s.shape) for key, s in self.parts.items()], align=True)
+
+    @property
+    def inputs(self) -> dict[str, ObservationSpace]:
+        """A model's inputs for it, by name."""
+        return {f"{OBSERVATION}.{key}": space for key, space in self.parts.items()}
+
+    @property
+    def n(self) -> None:
+        """States of several parts have no number."""
+        return None
+
+    def columns(self, observations: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """What those inputs are given of observations `(n,)`."""
+        return {
+            f"{OBSERVATION}.{key}": np.ascontiguousarray(observations[key]) for key in self.parts
+        }
+
+    def check_parts(self, given: Mapping[str, object]) -> None:
+        """Refuse parts of other names.
+
+        Raises:
+            InvalidInput: with those that were expected.
+        """
+        if given.keys() != self.parts.keys():
+            raise InvalidInput(
+                f"the observation has the parts {sorted(given)}, expected {sorted(self.parts)}"
+            )
+
+    def check(self, observations: npt.NDArray[Any]) -> None:
+        """Refuse a batch `(n,)` of which a part does not fit; see ObservationSpace.
+
+        Raises:
+            InvalidInput: naming the part.
+        """
+        self.check_parts(dict.fromkeys(observations.dtype.names or ()))
+        for key, space in self.parts.items():
+            try:
+                space.check(observations[key])
+            except InvalidInput as error:
+                raise InvalidInput(f"part {key!r}: {error}") from None
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key} {space}" for key, space in self.parts.items())
+
+
 class PolicySpec(BaseModel):
     """Spaces of a policy, the meaning of its output, and the environment it is for.
 
+    environment_kwargs: with which that environment is made.
     masked: the environment allows some actions in some states only, and the model takes a mask.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     environment: str
-    observation: ObservationSpace
+    environment_kwargs: dict[str, JsonValue] = {}
+    observation: ObservationSpace | DictSpace
     action: ActionSpace
     distribution: Distribution
     masked: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import datetime
 
@@ -11,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.action_space import ActionSpace, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidInput
-from services.common.spec import Distribution, ObservationSpace, PolicySpec
+from services.common.spec import DictSpace, Distribution, ObservationSpace, PolicySpec
 from tutelage.v1 import array_pb2, policy_pb2
 
 DTYPES: dict[int, np.dtype[np.generic]] = {
@@ -116,15 +117,23 @@ def encode_array(array: npt.NDArray[np.generic]) -> array_pb2.Array:
 def encode_spec(spec: PolicySpec) -> policy_pb2.PolicySpec:
     """A policy's spec as its message."""
     return policy_pb2.PolicySpec(
-        observation=policy_pb2.ObservationSpace(
-            dtype=_WIRE_DTYPE[np.dtype(spec.observation.dtype)],  # type: ignore[arg-type]
-            shape=spec.observation.shape,
-            n=spec.observation.n or 0,
-        ),
+        observation=_encode_observation_space(spec.observation),
         action=_encode_action_space(spec.action),
         distribution=_DISTRIBUTIONS[spec.distribution],
         environment=spec.environment,
+        environment_kwargs=json.dumps(spec.environment_kwargs) if spec.environment_kwargs else "",
         masked=spec.masked,
+    )
+
+
+def _encode_observation_space(space: ObservationSpace | DictSpace) -> policy_pb2.ObservationSpace:
+    if isinstance(space, DictSpace):
+        parts = {key: _encode_observation_space(part) for key, part in space.parts.items()}
+        return policy_pb2.ObservationSpace(parts=parts)
+    return policy_pb2.ObservationSpace(
+        dtype=_WIRE_DTYPE[np.dtype(space.dtype)],  # type: ignore[arg-type]
+        shape=space.shape,
+        n=space.n or 0,
     )
 
 

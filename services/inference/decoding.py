@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from services.common.action_space import Box
 from services.common.errors import InvalidInput
-from services.common.spec import ObservationSpace, PolicySpec
+from services.common.spec import DictSpace, ObservationSpace, PolicySpec
 from services.common.wire import DTYPES, decode_array
 from services.inference.distribution import Masks
 from services.inference.runner import Observations
-from tutelage.v1 import array_pb2
+from tutelage.v1 import array_pb2, policy_pb2
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -93,6 +93,86 @@ class ObservationDecoder:
         observations = decode_array(message, self._space, batched=batched)
         self._space.check(observations)
         return observations
+
+
+class DictDecoder:
+    """Decodes observations of several parts, each as an observation of its own."""
+
+    def __init__(self, space: DictSpace) -> None:
+        self._space, self._row = space, space.row
+        self._parts = {key: ObservationDecoder(part) for key, part in space.parts.items()}
+
+    def one(self, messages: Mapping[str, array_pb2.Array]) -> Observations:
+        """An observation as a batch of one, `(1,)`.
+
+        Raises:
+            InvalidInput: with what was expected, naming the part.
+        """
+        return self._together(messages, batched=False)
+
+    def many(self, messages: Mapping[str, array_pb2.Array]) -> Observations:
+        """A batch of observations, `(n,)` with n ≥ 1.
+
+        Raises:
+            InvalidInput: naming the part that does not fit.
+        """
+        return self._together(messages, batched=True)
+
+    def _together(self, messages: Mapping[str, array_pb2.Array], *, batched: bool) -> Observations:
+        self._space.check_parts(messages)
+        decoded = {key: self._part(key, messages[key], batched) for key in self._parts}
+        counts = {key: len(part) for key, part in decoded.items()}
+        if len({*counts.values()}) > 1:
+            raise InvalidInput(f"the parts hold different numbers of observations: {counts}")
+        together = np.empty(next(iter(counts.values())), self._row)
+        for key, part in decoded.items():
+            together[key] = part
+        return together
+
+    def _part(self, key: str, message: array_pb2.Array, batched: bool) -> Observations:
+        decoder = self._parts[key]
+        try:
+            return decoder.many(message) if batched else decoder.one(message)
+        except InvalidInput as error:
+            raise InvalidInput(f"part {key!r}: {error}") from None
+
+
+class Decoder:
+    """Decodes what a request holds for a policy, which observes an array or a Dict of them."""
+
+    def __init__(self, space: ObservationSpace | DictSpace) -> None:
+        self._space = space
+        self._array = ObservationDecoder(space) if isinstance(space, ObservationSpace) else None
+        self._dict = DictDecoder(space) if isinstance(space, DictSpace) else None
+
+    def one(self, request: policy_pb2.ActRequest) -> Observations:
+        """The request's observation as a batch of one.
+
+        Raises:
+            InvalidInput: with what was expected.
+        """
+        if self._array is not None and not request.observation_parts:
+            return self._array.one(request.observation)
+        return self._of_parts(request.HasField("observation")).one(request.observation_parts)
+
+    def many(self, request: policy_pb2.ActBatchRequest) -> Observations:
+        """The request's observations.
+
+        Raises:
+            InvalidInput: with what was expected and the first row that does not fit.
+        """
+        if self._array is not None and not request.observation_parts:
+            return self._array.many(request.observations)
+        return self._of_parts(request.HasField("observations")).many(request.observation_parts)
+
+    def _of_parts(self, has_array: bool) -> DictDecoder:
+        if self._dict is None:
+            raise InvalidInput(
+                f"the observation is given in parts, expected one array, {self._space}"
+            )
+        if has_array:
+            raise InvalidInput(f"the observation is one array, expected parts: {self._space}")
+        return self._dict
 
 
 def decode_masks(flags: Sequence[bool], rows: int, spec: PolicySpec) -> Masks | None:

@@ -19,7 +19,6 @@ TYPES = {
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
-OBSERVATION = "observation"
 MASK = "action_mask"
 ACTION = "action"
 
@@ -57,10 +56,11 @@ def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
     """
     inputs = {node.name: node for node in session.get_inputs()}
     outputs = {node.name: node for node in session.get_outputs()}
-    for name in inputs.keys() - {OBSERVATION, MASK}:
-        raise ModelRejected(f"input {name!r} is none of observation, action_mask")
-    observation = (TYPES[spec.observation.dtype], spec.observation.shape)
-    _check_node("input", OBSERVATION, inputs.get(OBSERVATION), *observation)
+    expected = spec.observation.inputs
+    for name in inputs.keys() - expected.keys() - {MASK}:
+        raise ModelRejected(f"input {name!r} is none of {', '.join([*expected, MASK])}")
+    for name, space in expected.items():
+        _check_node("input", name, inputs.get(name), TYPES[space.dtype], space.shape)
     if MASK in inputs and not spec.actions:
         raise ModelRejected(f"input {MASK!r} means nothing for actions in {spec.action}")
     if MASK in inputs:

@@ -11,11 +11,10 @@ import onnxruntime as ort
 
 from services.common.action_space import Box
 from services.common.errors import InvalidInput, ModelRejected
-from services.common.spec import PolicySpec
+from services.common.spec import DictSpace, ObservationSpace, PolicySpec
 from services.inference.model import (
     ACTION,
     MASK,
-    OBSERVATION,
     check_content,
     check_signature,
 )
@@ -93,7 +92,7 @@ class PolicyRunner:
         return np.concatenate(parts)
 
     def _run(self, observations: Observations, masks: npt.NDArray[np.bool_] | None) -> Parameters:
-        feeds = {OBSERVATION: observations}
+        feeds = self.spec.observation.columns(observations)
         if self._masked:
             everything = (len(observations), self.spec.actions)
             feeds[MASK] = np.ones(everything, dtype=np.bool_) if masks is None else masks
@@ -121,7 +120,7 @@ class PolicyRunner:
 
     def _check_outputs(self, probe: Observations) -> None:
         rows, spec = len(probe), self.spec
-        feeds = {OBSERVATION: probe}
+        feeds = spec.observation.columns(probe)
         if self._masked:
             feeds[MASK] = np.ones((rows, spec.actions), dtype=np.bool_)
         names = [*spec.outputs, ACTION]
@@ -181,8 +180,16 @@ class PolicyRunner:
 def probe_observations(spec: PolicySpec, rows: int) -> Observations:
     """Observations `(rows, *shape)` to try a model on; the same ones every time."""
     generator = np.random.default_rng(0)
-    shape = (rows, *spec.observation.shape)
-    dtype = np.dtype(spec.observation.dtype)
+    if not isinstance(spec.observation, DictSpace):
+        return _probe(spec.observation, rows, generator)
+    together = np.empty(rows, spec.observation.row)
+    for key, space in spec.observation.parts.items():
+        together[key] = _probe(space, rows, generator)
+    return together
+
+
+def _probe(space: ObservationSpace, rows: int, generator: np.random.Generator) -> Observations:
+    shape, dtype = (rows, *space.shape), np.dtype(space.dtype)
     if dtype.kind == "f":
         return generator.standard_normal(shape).astype(dtype)
     # Wider integers are indices as a rule, of which only small ones exist everywhere.

@@ -39,7 +39,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         core, name = self._core, (request.policy, request.version, request.alias)
         served = core.served(*name) or await core.find(*name)
         question = core.question(
-            served.decoder.one(request.observation),
+            served.decoder.one(request),
             decode_masks(request.action_mask, 1, served.spec),
             sampled=_is_sampled(request.selection, served.spec),
             seed=request.seed if request.HasField("seed") else None,
@@ -63,7 +63,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         """Many decisions of one version."""
         core, name = self._core, (request.policy, request.version, request.alias)
         served = core.served(*name) or await core.find(*name)
-        observations = served.decoder.many(request.observations)
+        observations = served.decoder.many(request)
         question = core.question(
             observations,
             decode_masks(request.action_masks, len(observations), served.spec),

@@ -22,7 +22,7 @@ from services.common.registry import AliasState, PolicyManifest, PolicyRegistry
 from services.common.spec import PolicySpec
 from services.inference import metrics
 from services.inference.batching import Batcher
-from services.inference.decoding import ObservationDecoder
+from services.inference.decoding import Decoder
 from services.inference.runner import PolicyRunner
 
 log = structlog.get_logger()
@@ -34,7 +34,7 @@ class ServedVersion:
 
     manifest: PolicyManifest
     batcher: Batcher
-    decoder: ObservationDecoder
+    decoder: Decoder
 
     @property
     def spec(self) -> PolicySpec:
@@ -214,7 +214,7 @@ class Loader:
             self.refuse(policy, version, unavailable)
             raise unavailable from error
         batcher = self._make_batcher(runner, policy)
-        served = ServedVersion(manifest, batcher, ObservationDecoder(manifest.spec.observation))
+        served = ServedVersion(manifest, batcher, Decoder(manifest.spec.observation))
         self._refused.pop((policy, version), None)
         self.keep(served)
         load_ms = round((time.perf_counter() - started) * 1000, 1)
@@ -279,7 +279,6 @@ def _changed(new: PolicySpec, old: PolicySpec) -> bool:
 
 
 def _interface(spec: PolicySpec) -> str:
-    shape = list(spec.observation.shape)
     taken = f"{spec.actions} actions" if isinstance(spec.action, Discrete) else str(spec.action)
     has = "has" if isinstance(spec.action, Discrete) else "acts in"
-    return f"{shape} of {spec.observation.dtype} and {has} {taken}"
+    return f"{spec.observation} and {has} {taken}"

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from services.common.spec import Distribution, PolicySpec
-from services.trainer.acting import Step, affine, numpy_steps
+from services.trainer.acting import Step, affine, leashed_steps, numpy_steps
 from services.trainer.config import ActorCriticNetworkConfig, NetworkConfig
+from services.trainer.encoders import encoder
 from services.trainer.heads import head_of
-from services.trainer.networks import LeashedQNetwork, OneHot, Rescale, trunk
+from services.trainer.networks import LeashedQNetwork, Trunk
 from services.trainer.normalising import Normaliser
 from services.trainer.stacked import StackedMLP
 
@@ -26,11 +27,7 @@ class Prepare(nn.Sequential):
     """Observations as the first layer takes them: (B, *observation) → (B, size)"""
 
     def __init__(self, spec: PolicySpec, config: ActorCriticNetworkConfig) -> None:
-        states = spec.observation.n
-        self.size = states or spec.observation.size
-        layers: list[nn.Module] = [OneHot(states) if states else nn.Flatten()]
-        if config.observation_scale:
-            layers.append(Rescale(config.observation_scale))
+        layers, self.size = encoder(spec.observation, config)
         if config.normalise_observations:
             layers.append(Normaliser(self.size))
         super().__init__(*layers)
@@ -228,8 +225,8 @@ class LeashedActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.actor = spec, actor
-        self.critic_trunk = trunk(spec, config)
-        self.critic_head = nn.Linear(config.hidden[-1], 1)
+        self.critic_trunk = Trunk(spec, config)
+        self.critic_head = nn.Linear(self.critic_trunk.width, 1)
         with torch.no_grad():
             self.critic_head.weight.mul_(0.1)
             self.critic_head.bias.fill_(usual_value)
@@ -252,8 +249,9 @@ class LeashedActorCritic(nn.Module):
         values: Tensor = self.critic_head(self.critic_trunk(observations.float()))
         return values.squeeze(-1)
 
-    def acting(self) -> None:
-        """There is no other way than `parameters_of`."""
+    def acting(self) -> list[Step] | None:
+        """What `parameters_of` does, in numpy; see ActorCritic."""
+        return leashed_steps(self.actor)
 
     def observe(self, observations: Tensor) -> None:
         """Nothing is normalised by what was seen."""

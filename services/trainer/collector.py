@@ -45,6 +45,7 @@ class Collector:
         schema: of the rows to make; with a field "action_mask", masks are recorded.
         seed: of the environments.
         first_episode: id of the first episode; ids count up from it.
+        reward_limit: that rewards are clipped to, up and down, in what is made; None: not at all.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Collector:
         schema: ReplaySchema,
         seed: int,
         first_episode: int = 0,
+        reward_limit: float | None = None,
     ) -> None:
-        self._envs, self._schema = envs, schema
+        self._envs, self._schema, self._limit = envs, schema, reward_limit
         count = envs.num_envs
         self._builder = FragmentBuilder(schema, count)
         self.observations, infos = envs.reset(seed=seed)
@@ -92,7 +94,8 @@ class Collector:
         if masks is not None:
             rows[MASK], reached[MASK] = self.masks, masks
         rows["action"] = choice.actions
-        rows["reward"] = rewards
+        limit = self._limit
+        rows["reward"] = rewards if limit is None else np.clip(rewards, -limit, limit)
         rows["terminated"], rows["truncated"] = terminated, truncated
         rows["episode_id"], rows["step"] = self._episode_ids, self._steps
         rows["policy_version"] = policy_version

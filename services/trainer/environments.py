@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from pydantic import ValidationError
 
+import services.pixels  # noqa: F401 - registers environments
 from services.common.action_space import ActionSpace, Box, Discrete, MultiDiscrete
 from services.common.errors import InvalidConfig
-from services.common.spec import Distribution, DTypeName, ObservationSpace, PolicySpec
+from services.common.spec import (
+    DictSpace,
+    Distribution,
+    DTypeName,
+    ObservationSpace,
+    PolicySpec,
+)
 from services.trainer.action_masks import MASK, unpacked
 from services.trainer.config import EnvironmentConfig
+from services.trainer.observations import packed
 
 Array = npt.NDArray[Any]
 ACTION_NAMES = {
@@ -34,6 +43,7 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
     The step after an episode's end resets (AutoresetMode.NEXT_STEP): it ignores the action,
     its reward is 0, and it must not be recorded. So an end's observation is the last one of
     its own episode. An environment's own vectorised implementation is used where there is one.
+    Observations of a Dict are structured arrays; see `observations`.
 
     Raises:
         InvalidConfig: when there is no such environment, it does not take `kwargs`, or it
@@ -53,9 +63,38 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
         envs = gym.make_vec(config.id, count, **how, **config.kwargs)
     except TypeError as error:
         raise InvalidConfig(f"environment.kwargs: {error}") from None
+    except ImportError as error:
+        raise InvalidConfig(
+            f"environment.id: {config.id} needs a package that is not installed, perhaps one of "
+            f"the extra 'games': {error}"
+        ) from None
     if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise InvalidConfig(f"environment.id: {config.id} does not reset on the next step")
+    if isinstance(envs.single_observation_space, gym.spaces.Dict):
+        return PackedParts(envs)
     return envs
+
+
+class PackedParts(VectorWrapper[Any, Any, Any]):
+    """Environments that observe a Dict, whose observations come as structured arrays (N,)."""
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(envs)
+        name = envs.spec.id if envs.spec else "environment"
+        space = _observation_space(name, envs.single_observation_space)
+        assert isinstance(space, DictSpace)
+        self._space = space
+
+    def reset(self, **kwargs: Any) -> tuple[Array, dict[str, Any]]:
+        """See gymnasium.vector.VectorEnv."""
+        observations, infos = self.env.reset(**kwargs)
+        return packed(observations, self._space), infos
+
+    def step(self, actions: Any) -> tuple[Array, Any, Any, Any, dict[str, Any]]:
+        """See gymnasium.vector.VectorEnv."""
+        observations, *outcome, infos = self.env.step(actions)
+        rewards, terminated, truncated = outcome
+        return packed(observations, self._space), rewards, terminated, truncated, infos
 
 
 def spec_of(
@@ -67,17 +106,18 @@ def spec_of(
         masked: the policy takes masks; see `gives_masks`.
 
     Raises:
-        InvalidConfig: when observations are neither a Box of a known type nor Discrete from 0,
-            or actions are not what policies of this distribution choose.
+        InvalidConfig: when observations are no Box of a known type, Discrete from 0 or Dict of
+            such, or actions are not what policies of this distribution choose.
     """
     envs = make(config, num_envs=1)
     observations, actions = envs.single_observation_space, envs.single_action_space
     envs.close()
     observation = _observation_space(config.id, observations)
-    action = _action_space(config.id, actions)
+    action = _action_space(config.id, actions, envs.metadata)
     try:
         return PolicySpec(
             environment=config.id,
+            environment_kwargs=config.kwargs,
             observation=observation,
             action=action,
             distribution=distribution,
@@ -106,13 +146,16 @@ def action_space_of(config: EnvironmentConfig) -> ActionSpace:
     """
     envs = make(config, num_envs=1)
     envs.close()
-    return _action_space(config.id, envs.single_action_space)
+    return _action_space(config.id, envs.single_action_space, envs.metadata)
 
 
-def _action_space(environment: str, space: gym.Space[Any]) -> ActionSpace:
+def _action_space(
+    environment: str, space: gym.Space[Any], metadata: Mapping[str, Any]
+) -> ActionSpace:
     match space:
         case gym.spaces.Discrete() if space.start == 0:
-            return Discrete(n=int(space.n), names=ACTION_NAMES.get(environment, ()))
+            names = ACTION_NAMES.get(environment) or metadata.get("action_names", ())
+            return Discrete(n=int(space.n), names=tuple(names))
         case gym.spaces.MultiDiscrete() if space.nvec.ndim == 1 and not space.start.any():
             return MultiDiscrete(nvec=tuple(space.nvec.tolist()))
         case gym.spaces.Box() if space.dtype.name in ("float32", "float64"):
@@ -132,16 +175,32 @@ def _bounds(bounds: Array) -> tuple[float | None, ...]:
     return tuple(float(b) if np.isfinite(b) else None for b in bounds.ravel())
 
 
-def _observation_space(environment: str, space: gym.Space[Any]) -> ObservationSpace:
-    known = get_args(DTypeName)
+def _observation_space(environment: str, space: gym.Space[Any]) -> ObservationSpace | DictSpace:
+    found = _leaf(space)
+    if found is not None:
+        return found
+    if isinstance(space, gym.spaces.Dict):
+        parts = {key: _leaf(part) for key, part in space.spaces.items()}
+        known = {key: part for key, part in parts.items() if part is not None}
+        if len(known) == len(parts):
+            try:
+                return DictSpace(parts=known)
+            except ValidationError as error:
+                raise InvalidConfig(
+                    f"environment.id: {environment}: {error.errors()[0]['msg']}"
+                ) from None
+    raise InvalidConfig(
+        f"environment.id: {environment} observes {space}, expected Discrete from 0, a Box of "
+        f"{', '.join(get_args(DTypeName))}, or a Dict of such"
+    )
+
+
+def _leaf(space: gym.Space[Any]) -> ObservationSpace | None:
     if isinstance(space, gym.spaces.Discrete) and space.start == 0:
         return ObservationSpace(dtype="int64", shape=(), n=int(space.n))
-    if isinstance(space, gym.spaces.Box) and space.dtype.name in known:
+    if isinstance(space, gym.spaces.Box) and space.dtype.name in get_args(DTypeName):
         return ObservationSpace(dtype=space.dtype.name, shape=space.shape)
-    raise InvalidConfig(
-        f"environment.id: {environment} observes {space}, expected Discrete from 0 or a Box of "
-        f"{', '.join(known)}"
-    )
+    return None
 
 
 def seed_from(generator: np.random.Generator) -> int:

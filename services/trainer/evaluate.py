@@ -19,6 +19,7 @@ from services.trainer.config import EnvironmentConfig
 Array = npt.NDArray[Any]
 Greedy = Callable[..., Array]
 """(B, *shape), and masks (B, actions) if they are given → (B, *action)"""
+STEPS_SEEN = 256
 StepReward = Callable[[Array, npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
 
@@ -77,7 +78,7 @@ def evaluate(
         observations, infos = envs.reset(seed=seed)
         returns = np.zeros(episodes)
         live = np.ones(episodes, dtype=bool)
-        extra, steps, seen = 0.0, 0, []
+        extra, steps, seen = 0.0, 0, _Seen()
         while live.any():
             masks = _masks(envs, infos) if masked else None
             actions = act(observations) if masks is None else act(observations, masks)
@@ -88,14 +89,37 @@ def evaluate(
             if step_reward is not None:
                 extra += float(step_reward(observations[live], actions[live]).sum())
             steps += int(live.sum())
-            seen.append(observations[live][:4].copy())
+            seen.add(observations[live][:4])
             observations, rewards, terminated, truncated, infos = envs.step(actions)
             returns += np.where(live, rewards, 0)
             live &= ~(terminated | truncated)
     finally:
         envs.close()
     mean = extra / steps if step_reward is not None else float("nan")
-    return Judged(returns, steps, mean, np.concatenate(seen))
+    return Judged(returns, steps, mean, seen.observations)
+
+
+class _Seen:
+    """Some observations from all over the episodes: of one step in `every`, which doubles as
+    episodes go on, for those of an hour of pictures fill no memory."""
+
+    def __init__(self) -> None:
+        self._kept: list[Array] = []
+        self._every, self._step = 1, 0
+
+    def add(self, observations: Array) -> None:
+        """Of the next step."""
+        if self._step % self._every == 0:
+            self._kept.append(observations.copy())
+        self._step += 1
+        if len(self._kept) == 2 * STEPS_SEEN:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    @property
+    def observations(self) -> Array:
+        """(n, *shape)"""
+        return np.concatenate(self._kept)
 
 
 def _masks(envs: VectorEnv[Any, Any, Any], infos: dict[str, Any]) -> Masks:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from services.common.replay import Batch, SequenceBatch
 from services.trainer.action_masks import MASK, Masks
+from services.trainer.observations import rows as rows_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -18,7 +19,8 @@ Floats = npt.NDArray[np.float32]
 class Experience:
     """B transitions, each over one or more steps.
 
-    observation, next_observation: (B, *shape) before the first step and after the last.
+    observation, next_observation: (B, *shape) before the first step and after the last; of a Dict
+        its parts as one row of numbers, (B, size).
     action: (B,) of the first step.
     reward: (B,) Σ γᵏ·rₖ over the steps taken.
     discount: (B,) γ to their number; 0 when the last of them terminated, never for a truncation.
@@ -40,11 +42,11 @@ class Experience:
 def from_transitions(batch: Batch, weighted: bool = False) -> Experience:
     """Sampled transitions, with their importance weights or without."""
     return Experience(
-        batch.observation,
+        rows_of(batch.observation),
         batch.action,
         batch.reward,
         batch.discount,
-        batch.next_observation,
+        rows_of(batch.next_observation),
         next_mask=batch.next_extras.get(MASK),
         weights=batch.weights if weighted else None,
     )
@@ -64,12 +66,20 @@ def from_stretches(batch: SequenceBatch, discount: float, weighted: bool = False
     goes_on = ~batch.terminated[rows, last]
     masks = batch.next_extras.get(MASK)  # (B, n + 1, A)
     return Experience(
-        batch.observation[:, 0],
+        _at(batch.observation, (slice(None), 0)),
         batch.action[:, 0],
         (batch.reward[:, :steps] * taken * powers[:steps]).sum(axis=1, dtype=np.float32),
         powers[count] * goes_on,
-        batch.next_observation[rows, last],
+        _at(batch.next_observation, (rows, last)),
         next_action=np.where(batch.mask[:, steps], batch.action[:, steps], -1).astype(np.int64),
         next_mask=None if masks is None else masks[rows, last],
         weights=batch.weights if weighted else None,
     )
+
+
+def _at(observation: Any, index: tuple[Any, Any]) -> npt.NDArray[Any]:
+    """One step's observation of each stretch (B, L, …)."""
+    if isinstance(observation, dict):
+        return rows_of({key: part[index] for key, part in observation.items()})
+    steps: npt.NDArray[Any] = observation[index]
+    return steps

@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from services.common.action_space import Box
 from services.common.errors import ModelRejected
-from services.common.spec import PolicySpec
-from services.trainer.action_masks import MASK, OBSERVATION
+from services.common.spec import OBSERVATION, DictSpace, PolicySpec
+from services.trainer.action_masks import MASK
 from services.trainer.heads import head_of
 from services.trainer.losses import FORBIDDEN, only_allowed
 
 BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
+
+
+Observed = Tensor | list[Tensor]
+"""An array, or the parts of a Dict."""
 
 
 class _WithGreedyAction(nn.Module):
@@ -36,17 +40,25 @@ class _WithGreedyAction(nn.Module):
         device = next(iter(network.state_dict().values())).device
         self.network, self.head = network, head_of(spec).to(device)
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
-        parameters = self.network(observation)  # (B, P)
+    def forward(self, observation: Observed) -> tuple[Tensor, ...]:
+        parameters = self.network(_row(observation))  # (B, P)
         return *self.head.outputs(parameters), self.head.greedy(parameters)
 
 
 class _WithMask(_WithGreedyAction):
     """The same of what a mask allows."""
 
-    def forward(self, observation: Tensor, action_mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        parameters = only_allowed(self.network(observation), action_mask)  # (B, A)
+    def forward(self, observation: Observed, action_mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        parameters = only_allowed(self.network(_row(observation)), action_mask)  # (B, A)
         return *self.head.outputs(parameters), self.head.greedy(parameters)
+
+
+def _row(observation: Observed) -> Tensor:
+    """What networks take of a Dict: its parts side by side; see `observations.rows`."""
+    if isinstance(observation, Tensor):
+        return observation
+    flat = (p.flatten(1) if p.dim() > 1 else p.unsqueeze(1) for p in observation)
+    return torch.cat([part.float() for part in flat], dim=1)
 
 
 class Exporter:
@@ -73,10 +85,18 @@ class Exporter:
         kind = _WithMask if self._spec.masked else _WithGreedyAction
         module = kind(network, self._spec).eval()
         weights = {n: t.cpu().numpy() for n, t in module.state_dict().items()}
-        model = self._traced and _with_weights(self._traced, weights)
-        if model is None:
-            model = onnx.load_from_string(_trace(module, self._spec, observations))
-            self._traced = model if _keeps_apart(model, weights) else None
+        if self._traced is not None:
+            try:
+                return self._checked(_with_weights(self._traced, weights), module, observations)
+            except ModelRejected:  # some weights had become part of others, as BatchNorm's do
+                self._traced = None
+        model = onnx.load_from_string(_trace(module, self._spec, observations))
+        self._traced = model if _keeps_apart(model, weights) else None
+        return self._checked(model, module, observations)
+
+    def _checked(
+        self, model: onnx.ModelProto, module: nn.Module, observations: npt.NDArray[Any]
+    ) -> bytes:
         onnx.checker.check_model(model, full_check=True)
         content: bytes = model.SerializeToString()
         check_parity(content, module, self._spec, observations)
@@ -86,16 +106,18 @@ class Exporter:
 def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) -> bytes:
     device = next(module.parameters()).device
     sample = _inputs(spec, observations[:2])
+    arguments = _arguments(spec, sample, device)
     batch = torch.export.Dim("batch", min=1)
+    dynamic = {name: _batched(argument, batch) for name, argument in arguments.items()}
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             module,
-            tuple(torch.as_tensor(array, device=device) for array in sample.values()),
+            tuple(arguments.values()),
             str(path),
             input_names=list(sample),
             output_names=[*spec.outputs, "action"],
-            dynamic_shapes={name: {0: batch} for name in sample},
+            dynamic_shapes=dynamic,
             external_data=False,
             dynamo=True,
             verbose=False,
@@ -143,12 +165,12 @@ def check_parity(
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     device = next(module.parameters()).device
     for size in BATCHES:
-        batch = np.resize(_with_extremes(observations), (size, *spec.observation.shape))
-        inputs = _inputs(spec, batch)
+        rows = _with_extremes(observations)
+        inputs = _inputs(spec, rows[np.arange(size) % len(rows)])
         ours = session.run(None, inputs)
         with torch.no_grad():
-            tensors = [torch.as_tensor(array, device=device) for array in inputs.values()]
-            theirs = [output.cpu().numpy() for output in module(*tensors)]
+            outputs = module(**_arguments(spec, inputs, device))
+            theirs = [output.cpu().numpy() for output in outputs]
         best = _is_best(ours, spec)
         if spec.masked:  # beside what stands for forbidden actions all else is small
             ours, theirs = (_allowed_apart(outputs, inputs[MASK]) for outputs in (ours, theirs))
@@ -187,17 +209,38 @@ def _allowed_apart(
 
 def _inputs(spec: PolicySpec, observations: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     """What a model is given, by name: observations, and masks that differ and allow something."""
+    inputs = spec.observation.columns(observations)
     if not spec.masked:
-        return {OBSERVATION: observations}
+        return inputs
     masks = np.random.default_rng(0).random((len(observations), spec.actions)) < 0.5
     masks[np.arange(len(masks)), np.arange(len(masks)) % spec.actions] = True
-    return {OBSERVATION: observations, MASK: masks}
+    return {**inputs, MASK: masks}
+
+
+def _arguments(
+    spec: PolicySpec, inputs: Mapping[str, npt.NDArray[Any]], device: torch.device
+) -> dict[str, Any]:
+    """The same as a module takes it: a Dict's parts as one argument."""
+    tensors = {name: torch.as_tensor(array, device=device) for name, array in inputs.items()}
+    if not isinstance(spec.observation, DictSpace):
+        return tensors
+    parts = [tensors.pop(name) for name in spec.observation.inputs]
+    return {OBSERVATION: parts, **tensors}
+
+
+def _batched(argument: Observed, batch: Any) -> Any:
+    """Which axis of an argument is the batch."""
+    return [{0: batch} for _ in argument] if isinstance(argument, list) else {0: batch}
 
 
 def _with_extremes(observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    flat = observations.reshape(len(observations), -1)
-    ends = np.stack([flat.min(axis=0), flat.max(axis=0)])
-    return np.concatenate([ends.reshape(2, *observations.shape[1:]), observations])
+    ends = np.empty((2, *observations.shape[1:]), observations.dtype)
+    for name in observations.dtype.names or (...,):
+        ends[name][0], ends[name][1] = (
+            observations[name].min(axis=0),
+            observations[name].max(axis=0),
+        )
+    return np.concatenate([ends, observations])
 
 
 class _quiet:  # noqa: N801 - reads as a statement

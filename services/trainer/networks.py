@@ -10,50 +10,20 @@ from torch import Tensor, nn
 
 from services.common.spec import PolicySpec
 from services.trainer.config import NetworkConfig, QNetworkConfig
+from services.trainer.encoders import encoder
 from services.trainer.noisy import NoisyLinear
 
 Linear = Callable[[int, int], nn.Module]
 
 
-class Rescale(nn.Module):
-    """Divides each observation element by a constant, in the network so that exports carry it."""
+class Trunk(nn.Sequential):
+    """(B, *observation) → (B, width): an encoder, and linear layers, each with ReLU."""
 
-    scale: Tensor
-
-    def __init__(self, scale: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """(B, *shape) → (B, *shape)"""
-        return observations / self.scale
-
-
-class OneHot(nn.Module):
-    """Numbers of states as vectors, in which a network can tell them apart."""
-
-    def __init__(self, states: int) -> None:
-        super().__init__()
-        self.states = states
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(B,) → (B, states)"""
-        return nn.functional.one_hot(states.long(), self.states).float()
-
-
-def trunk(spec: PolicySpec, config: NetworkConfig, linear: Linear = nn.Linear) -> nn.Sequential:
-    """(B, *observation) → (B, hidden[-1]): linear layers, each with ReLU."""
-    states = spec.observation.n
-    layers: list[nn.Module] = [OneHot(states) if states else nn.Flatten()]
-    if config.observation_scale:
-        layers.append(Rescale(config.observation_scale))
-    sizes = (input_size(spec), *config.hidden)
-    return nn.Sequential(*layers, *hidden_layers(sizes, config.layer_norm, linear))
-
-
-def input_size(spec: PolicySpec) -> int:
-    """Numbers that enter a trunk's first linear layer."""
-    return spec.observation.n or spec.observation.size
+    def __init__(self, spec: PolicySpec, config: NetworkConfig, linear: Linear = nn.Linear) -> None:
+        layers, features = encoder(spec.observation, config)
+        self.width = config.hidden[-1] if config.hidden else features
+        hidden = hidden_layers((features, *config.hidden), config.layer_norm, linear)
+        super().__init__(*layers, *hidden)
 
 
 def hidden_layers(
@@ -109,17 +79,16 @@ class QNetwork(nn.Module):
         super().__init__()
         self.spec, self.config = spec, config
         linear: Linear = NoisyLinear if config.noisy else nn.Linear
-        *shared, last = config.hidden
         outputs = max(config.quantiles, 1)
         if config.dueling:
-            self.trunk = trunk(spec, config.model_copy(update={"hidden": tuple(shared)}), linear)
-            inputs = shared[-1] if shared else input_size(spec)
+            *shared, last = config.hidden
+            self.trunk = Trunk(spec, config.model_copy(update={"hidden": tuple(shared)}), linear)
             self.head: nn.Module = DuelingHead(
-                inputs, last, spec.actions, outputs, config.layer_norm, linear
+                self.trunk.width, last, spec.actions, outputs, config.layer_norm, linear
             )
         else:
-            self.trunk = trunk(spec, config, linear)
-            self.head = linear(last, spec.actions * outputs)
+            self.trunk = Trunk(spec, config, linear)
+            self.head = linear(self.trunk.width, spec.actions * outputs)
 
     def forward(self, observations: Tensor) -> Tensor:
         """(B, *observation) → (B, actions)"""

@@ -36,8 +36,8 @@ class PublishedPolicy:
         self, observations: npt.NDArray[Any], masks: npt.NDArray[np.bool_] | None = None
     ) -> npt.NDArray[np.int64]:
         """(B, *shape), and which actions are allowed, (B, actions), all if not given → (B,)"""
-        inputs = {"observation": observations}
         spec = self.manifest.spec
+        inputs = spec.observation.columns(observations)
         if spec.masked:
             everything = np.ones((len(observations), spec.actions), dtype=bool)
             inputs["action_mask"] = everything if masks is None else masks

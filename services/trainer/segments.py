@@ -54,12 +54,13 @@ class Source:
 class Played:
     """An episode. T is its length.
 
-    observations: (T, *shape) each action was chosen in; actions, rewards: (T,)
+    observations: (T, *shape) each action was chosen in, float32, or uint8 of pictures; actions,
+        rewards: (T,)
     """
 
     version: int
     seed: int
-    observations: npt.NDArray[np.float32]
+    observations: npt.NDArray[Any]
     actions: npt.NDArray[np.int64]
     rewards: npt.NDArray[np.float32]
     terminated: bool
@@ -97,6 +98,10 @@ def open_environment(environment: EnvironmentConfig) -> Env:
         raise InvalidConfig(f"environment {environment.id} cannot be shown: it draws {modes} only")
     if env.spec is not None and env.spec.nondeterministic:
         raise InvalidConfig(f"environment {environment.id} is not the same for the same seed")
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        raise InvalidConfig(
+            f"environment {environment.id} observes several parts; segments hold one array a step"
+        )
     if not isinstance(env.action_space, gym.spaces.Discrete):
         raise InvalidConfig(
             f"environment {environment.id} acts in {env.action_space}; segments are recorded of "
@@ -155,7 +160,7 @@ class _Playing:
     def step(self, action: int) -> None:
         if self.over:
             return
-        seen = np.asarray(self.observation, np.float32)
+        seen = _stored(self.observation)
         self.observation, reward, self._terminated, truncated, self.info = self._env.step(action)
         self._steps.append((seen, action, float(reward)))
         self.over = self._terminated or truncated
@@ -170,6 +175,12 @@ class _Playing:
             np.array(rewards, np.float32),
             bool(self._terminated),
         )
+
+
+def _stored(observation: Any) -> npt.NDArray[Any]:
+    """As episodes are kept: pictures take four times the room as float32."""
+    array: npt.NDArray[Any] = np.array(observation)
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
 
 
 def choose_windows(
@@ -201,7 +212,7 @@ def choose_windows(
     weights = None
     if reward is not None:
         done = [episodes[w.episode].actions[w.start : w.start + length] for w in windows]
-        rewards = reward(np.concatenate(seen), np.concatenate(done))
+        rewards = reward(np.concatenate(seen).astype(np.float32), np.concatenate(done))
         weights = np.exp(rewards.reshape(-1, length).mean(axis=1, dtype=float))
     return [windows[i] for i in spread_out(by_change_within(seen), count, generator, weights)]
 
@@ -276,7 +287,7 @@ def _frames(
     drawn: list[npt.NDArray[np.uint8]] = []
     current = 0
     for step in range(starts[-1] + length):
-        if not np.array_equal(np.asarray(observation, np.float32), episode.observations[step]):
+        if not np.array_equal(_stored(observation), episode.observations[step]):
             raise InvalidConfig(f"{env.spec}: an episode differs when it is played again")
         if step >= starts[current]:
             drawn.append(np.asarray(env.render(), np.uint8))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.trainer.acting import Step, affine, numpy_steps
+from services.trainer.acting import Step, affine, normalised, numpy_steps
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -61,11 +61,13 @@ class StackedMLP(nn.Module):
 
     def numpy_steps(self, copy: int) -> list[Step] | None:
         """What one of them does, in numpy; None where it cannot be. See `acting`."""
-        if self._normed or self.weights[0].device.type != "cpu":
+        if self.weights[0].device.type != "cpu":
             return None
         steps: list[Step] = []
         for i, (weight, bias) in enumerate(self._layers):
             steps.append(affine(weight[copy], bias[copy, 0]))
+            if i < self._activated and self._normed:
+                steps.append(normalised(self.gains[i][copy, 0], self.shifts[i][copy, 0]))
             if i < self._activated:
                 steps += numpy_steps(self._activation) or []
         return steps

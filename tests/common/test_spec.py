@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.common.errors import InvalidInput
-from services.common.spec import Distribution, ObservationSpace, PolicySpec
+from services.common.spec import DictSpace, Distribution, ObservationSpace, PolicySpec
 
 PAIR = ObservationSpace(dtype="float32", shape=(2,))
 SPEC = PolicySpec(
@@ -87,3 +87,46 @@ def test_a_space_that_cannot_be_is_not_made(change: dict[str, object]) -> None:
 
 def test_a_spec_survives_json() -> None:
     assert PolicySpec.model_validate_json(SPEC.model_dump_json()) == SPEC
+
+
+PARTS = DictSpace(
+    parts={
+        "image": ObservationSpace(dtype="uint8", shape=(2, 2)),
+        "state": ObservationSpace(dtype="int64", shape=(), n=3),
+    }
+)
+
+
+def test_parts_are_one_array_with_a_field_each() -> None:
+    batch = np.zeros(5, PARTS.row)
+    PARTS.check(batch)
+    assert PARTS.size == 5
+    columns = PARTS.columns(batch[1:3])
+    assert {name: column.shape for name, column in columns.items()} == {
+        "observation.image": (2, 2, 2),
+        "observation.state": (2,),
+    }
+    assert all(column.flags.c_contiguous for column in columns.values())
+
+
+def test_a_part_that_does_not_fit_is_named() -> None:
+    batch = np.zeros(2, PARTS.row)
+    batch["state"] = [0, 3]
+    with pytest.raises(InvalidInput, match="part 'state': observation 1 is 3"):
+        PARTS.check(batch)
+    with pytest.raises(InvalidInput, match=r"has the parts \['image'\], expected"):
+        PARTS.check(batch[["image"]])
+
+
+def test_a_spec_of_parts_is_written_and_read() -> None:
+    spec = SPEC.model_copy(update={"observation": PARTS, "environment_kwargs": {"size": 3}})
+    read = PolicySpec.model_validate_json(spec.model_dump_json())
+    assert read == spec
+    assert list(read.observation.inputs) == ["observation.image", "observation.state"]
+    assert PolicySpec.model_validate_json(SPEC.model_dump_json()) == SPEC
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "-a"])
+def test_names_of_parts_can_be_those_of_inputs(name: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        DictSpace(parts={name: PAIR})

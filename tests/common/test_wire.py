@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.common.errors import InvalidInput
-from services.common.spec import Distribution, ObservationSpace, PolicySpec
+from services.common.spec import DictSpace, Distribution, ObservationSpace, PolicySpec
 from services.common.wire import DTYPES, decode_array, encode_array, encode_spec, timestamp
 from tutelage.v1 import array_pb2, policy_pb2
 
@@ -143,3 +143,24 @@ def test_a_spec_is_sent_whole() -> None:
 def test_a_moment_keeps_its_microseconds() -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     assert timestamp(moment).ToDatetime(UTC) == moment
+
+
+def test_a_spec_of_parts_tells_each_and_how_the_environment_is_made() -> None:
+    spec = PolicySpec(
+        environment="Probe-v0",
+        environment_kwargs={"size": 3},
+        observation=DictSpace(parts={"image": BYTES, "number": LONGS}),
+        actions=2,
+        distribution=Distribution.Q_VALUES,
+    )
+    message = encode_spec(spec)
+    parts = message.observation.parts
+    assert {name: (part.dtype, list(part.shape)) for name, part in parts.items()} == {
+        "image": (array_pb2.DTYPE_UINT8, [2, 2]),
+        "number": (array_pb2.DTYPE_INT64, [1]),
+    }
+    assert message.observation.dtype == array_pb2.DTYPE_UNSPECIFIED
+    assert message.environment_kwargs == '{"size": 3}'
+    plain = encode_spec(spec.model_copy(update={"observation": BYTES, "environment_kwargs": {}}))
+    assert not plain.observation.parts
+    assert plain.environment_kwargs == ""

@@ -71,7 +71,7 @@ def test_overrides_replace_values_by_dotted_key() -> None:
         ("dqn", "1", "dqn: .*"),
         ("policy", "Bad Name", "policy: .*pattern"),
         ("seed", "-1", "seed: .*greater than or equal to 0"),
-        ("network.hidden", "[]", "network.hidden: .*at least 1"),
+        ("network.hidden", "[]", "network.hidden is empty, expected .* at least one"),
         ("dqn.batch_size", "[1", "'\\[1' is not a YAML value"),
         ("policy", "2026-13-45", "'2026-13-45' is not a YAML value"),
         ("policy", "!!python/object:os.system x", "is not a YAML value"),

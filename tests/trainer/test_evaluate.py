@@ -12,7 +12,7 @@ from services.common.errors import InvalidConfig
 from services.common.spec import Distribution
 from services.trainer import environments
 from services.trainer.config import EnvironmentConfig, load_preset, preset_names
-from services.trainer.evaluate import evaluate
+from services.trainer.evaluate import STEPS_SEEN, evaluate
 
 CARTPOLE = EnvironmentConfig(id="CartPole-v1")
 
@@ -63,6 +63,20 @@ def test_what_was_seen_is_given_for_parity_checks() -> None:
     judged = evaluate(right, CARTPOLE, episodes=2, seed=0)
     assert judged.observations.shape[1:] == (4,)
     assert len(judged.observations) >= 8
+
+
+def test_of_long_episodes_a_share_is_given() -> None:
+    steps = 10 * STEPS_SEEN
+    judged = evaluate(
+        lambda seen: np.zeros(len(seen), np.int64),
+        EnvironmentConfig(id="ProbeCorridor-v0", kwargs={"length": steps}),
+        episodes=1,
+        seed=0,
+    )
+    assert STEPS_SEEN <= len(judged.observations) < 2 * STEPS_SEEN
+    seen = judged.observations.ravel()
+    assert set(np.diff(seen)) == {8}
+    assert seen[-1] > 0.99 * steps
 
 
 def test_the_seed_decides_the_episodes() -> None:

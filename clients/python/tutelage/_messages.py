@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from tutelage.decisions import Decision, Decisions
 from tutelage.errors import InvalidInput
 from tutelage.v1 import array_pb2, policy_pb2
+
+# An array, or a Dict's parts by name.
+Observation: TypeAlias = "npt.ArrayLike | Mapping[str, npt.ArrayLike]"
 
 # Sent as they are. Other numbers are sent as numbers, which the service converts to what the
 # policy takes: a list or float64 array says nothing of the type that is meant.
@@ -40,6 +44,27 @@ def encode_observation(observation: npt.ArrayLike) -> array_pb2.Array:
     return array_pb2.Array(raw=array.tobytes(), dtype=dtype, shape=array.shape)
 
 
+def encode_parts(observation: Observation) -> dict[str, array_pb2.Array]:
+    """The parts of a Dict, or of a batch of them; none of anything else.
+
+    Raises:
+        InvalidInput: naming the part that is no array of numbers.
+    """
+    if not isinstance(observation, Mapping):
+        return {}
+    parts = {}
+    for key, part in observation.items():
+        try:
+            parts[key] = encode_observation(part)
+        except InvalidInput as error:
+            raise InvalidInput(f"part {key!r}: {error}") from None
+    return parts
+
+
+def _encode_array(observation: Observation) -> array_pb2.Array | None:
+    return None if isinstance(observation, Mapping) else encode_observation(observation)
+
+
 def encode_mask(mask: npt.ArrayLike | None) -> Sequence[bool]:
     """Flags of a mask or of a batch of them; none for None.
 
@@ -53,7 +78,7 @@ def encode_mask(mask: npt.ArrayLike | None) -> Sequence[bool]:
 
 
 def act_request(
-    observation: npt.ArrayLike,
+    observation: Observation,
     policy: str,
     version: int,
     alias: str,
@@ -69,7 +94,8 @@ def act_request(
             policy=policy,
             version=version,
             alias=alias,
-            observation=encode_observation(observation),
+            observation=_encode_array(observation),
+            observation_parts=encode_parts(observation),
             action_mask=encode_mask(mask),
             selection=_selection(sample),
             seed=seed,
@@ -79,7 +105,7 @@ def act_request(
 
 
 def act_batch_request(
-    observations: npt.ArrayLike,
+    observations: Observation,
     policy: str,
     version: int,
     alias: str,
@@ -95,7 +121,8 @@ def act_batch_request(
             policy=policy,
             version=version,
             alias=alias,
-            observations=encode_observation(observations),
+            observations=_encode_array(observations),
+            observation_parts=encode_parts(observations),
             action_masks=encode_mask(masks),
             selection=_selection(sample),
             seed=seed,

@@ -26,7 +26,7 @@ class AsyncClient(AsyncConnection):
 
     async def act(
         self,
-        observation: npt.ArrayLike,
+        observation: messages.Observation,
         *,
         policy: str = "",
         version: int = 0,
@@ -46,7 +46,7 @@ class AsyncClient(AsyncConnection):
 
     async def act_batch(
         self,
-        observations: npt.ArrayLike,
+        observations: messages.Observation,
         *,
         policy: str = "",
         version: int = 0,

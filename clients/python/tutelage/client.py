@@ -29,7 +29,7 @@ class Client(Connection):
 
     def act(
         self,
-        observation: npt.ArrayLike,
+        observation: messages.Observation,
         *,
         policy: str = "",
         version: int = 0,
@@ -45,7 +45,8 @@ class Client(Connection):
 
         Args:
             observation: of the policy's shape; float32 and uint8 arrays are sent as bytes,
-                any other numbers are converted to the policy's type by the service.
+                any other numbers are converted to the policy's type by the service. For a
+                policy that observes a Dict: its parts by name.
             policy: its name; "" where the service holds one policy.
             version: a version to pin; 0 follows the alias.
             mask: (actions,), true where allowed; None allows all.
@@ -62,7 +63,7 @@ class Client(Connection):
 
     def act_batch(
         self,
-        observations: npt.ArrayLike,
+        observations: messages.Observation,
         *,
         policy: str = "",
         version: int = 0,

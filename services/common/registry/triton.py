@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.spec import PolicySpec
+from services.common.spec import ObservationSpace, PolicySpec
 
 _TYPES = {
     "float32": "TYPE_FP32",
@@ -16,13 +16,11 @@ _TYPES = {
 def model_configuration(policy: str, spec: PolicySpec) -> str:
     """Triton's ModelConfig of an ONNX policy, as protobuf text.
 
-    Follows the ONNX signature of the platform: `observation` in, and `action_mask` where the
-    policy takes one; the distribution's parameters and the greedy `action` out; the first
-    axis is the batch.
+    Follows the ONNX signature of the platform: `observation` in, or `observation.<part>` for each
+    part of a Dict, and `action_mask` where the policy takes one; the distribution's parameters
+    and the greedy `action` out; the first axis is the batch.
     """
-    dims = ", ".join(str(length) for length in spec.observation.shape)
-    seen = _TYPES[spec.observation.dtype]
-    inputs = f'  {{ name: "observation", data_type: {seen}, dims: [ {dims} ] }}'
+    inputs = ",\n".join(_input(*named) for named in spec.observation.inputs.items())
     if spec.masked:
         inputs += f',\n  {{ name: "action_mask", data_type: TYPE_BOOL, dims: [ {spec.actions} ] }}'
     outputs = "".join(
@@ -40,6 +38,11 @@ output [
 ]
 version_policy: {{ all: {{ }} }}
 """
+
+
+def _input(name: str, space: ObservationSpace) -> str:
+    dims = ", ".join(str(length) for length in space.shape)
+    return f'  {{ name: "{name}", data_type: {_TYPES[space.dtype]}, dims: [ {dims} ] }}'
 
 
 def _action_dims(spec: PolicySpec) -> str:

@@ -6,12 +6,14 @@ import base64
 import io
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 from PIL import Image
 
+import services.pixels  # noqa: F401 - registers environments
 from services.feedback.app.action_bars import Bar, bars
 from tutelage import Client
 from tutelage.v1.policy_pb2 import ActionSpace
@@ -53,13 +55,19 @@ class Frame:
 class Stage:
     """An environment with a policy in it; starts the next episode by itself.
 
+    Args:
+        kwargs: with which the environment is made.
+
     Raises:
         gymnasium.error.Error: when the environment is not known here or cannot be drawn.
+        ImportError: when a package that it needs is not installed here.
     """
 
-    def __init__(self, environment: str, seed: int) -> None:
+    def __init__(
+        self, environment: str, seed: int, kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         self._environment: gymnasium.Env[Any, Any] = gymnasium.make(
-            environment, render_mode="rgb_array"
+            environment, **{**(kwargs or {}), "render_mode": "rgb_array"}
         )
         self.frames_per_s = float(
             self._environment.metadata.get("render_fps") or DEFAULT_FRAMES_PER_S

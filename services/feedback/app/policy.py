@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import time
 from collections.abc import Callable
@@ -187,22 +188,24 @@ def _button(
 
 def _show_stage(connection: Connection, policy: pb.Policy, choice: Choice) -> None:
     try:
-        playing = _playing(policy.spec.environment)
-    except gymnasium.error.Error as error:
+        playing = _playing(policy.spec)
+    except (gymnasium.error.Error, ImportError) as error:
         st.info(f"{policy.spec.environment} cannot be drawn here: {error}")
         return
     show = st.fragment(_play, run_every=REFRESH_S if playing.on else None)
     show(connection, playing, choice)
 
 
-def _playing(environment: str) -> Playing:
+def _playing(spec: pb.PolicySpec) -> Playing:
     """The visitor's stage of this environment; another environment's is closed."""
     stages: dict[str, Playing] = st.session_state.setdefault("stages", {})
-    for name in [name for name in stages if name != environment]:
+    wanted = f"{spec.environment} {spec.environment_kwargs}"
+    for name in [name for name in stages if name != wanted]:
         stages.pop(name).stage.close()
-    if environment not in stages:
-        stages[environment] = Playing(Stage(environment, seed=random.randrange(1 << 30)))
-    return stages[environment]
+    if wanted not in stages:
+        kwargs = json.loads(spec.environment_kwargs or "{}")
+        stages[wanted] = Playing(Stage(spec.environment, random.randrange(1 << 30), kwargs))
+    return stages[wanted]
 
 
 def _show_values(client: Client, policy: pb.Policy, choice: Choice) -> None:

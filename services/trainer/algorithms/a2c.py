@@ -28,7 +28,7 @@ class A2CLearner(ActorCriticLearner):
 
     def update(self, batch: RolloutBatch, generator: np.random.Generator) -> dict[str, float]:
         """See ActorCriticLearner."""
-        parameters, values = self.actor_critic(self._tensor(batch.observation))
+        parameters, values = self.actor_critic(self._seen(batch.observation))
         log_probability = self.head.log_probability(parameters, self._tensor(batch.action))
         policy_loss = policy_gradient_loss(log_probability, self._tensor(batch.advantage))
         value_loss = functional.mse_loss(values, self._tensor(batch.value_target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from services.trainer import acting
 from services.trainer.actor_critic import ActorCritic, LeashedActorCritic
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.config import OnPolicyConfig
-from services.trainer.gradients import FlatAdam
+from services.trainer.gradients import ADAM, FlatDescent
 from services.trainer.heads import head_of
+from services.trainer.observations import rows
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +58,12 @@ class ActorCriticLearner(ABC):
         self.updates = 0
         self._rates, self._device = config, device
         learnt = [p for p in network.parameters() if p.requires_grad]
-        self._adam = FlatAdam(learnt, config.learning_rate, config.max_gradient_norm)
+        self._adam = FlatDescent(
+            learnt,
+            config.learning_rate,
+            partial(ADAM, eps=1e-5),
+            max_norm=config.max_gradient_norm,
+        )
         self._acting = self.actor_critic.acting()
 
     @property
@@ -75,15 +82,15 @@ class ActorCriticLearner(ABC):
 
     def observe(self, observations: Array) -> None:
         """Have observations (n, *shape) shift what others are normalised by, where they are."""
-        self.actor_critic.observe(self._tensor(observations).float())
+        self.actor_critic.observe(self._seen(observations).float())
 
     def parameters(self, observations: Array) -> npt.NDArray[np.float32]:
         """The policy's parameters: (B, *shape) → (B, P)"""
         if self._acting is not None:
-            return acting.run(self._acting, observations)
+            return acting.run(self._acting, rows(observations))
         with torch.inference_mode():
             parameters: npt.NDArray[np.float32] = (
-                self.actor_critic.parameters_of(self._tensor(observations)).cpu().numpy()
+                self.actor_critic.parameters_of(self._seen(observations)).cpu().numpy()
             )
         return parameters
 
@@ -91,21 +98,21 @@ class ActorCriticLearner(ABC):
         """Of actions in the head's units: (B, P), (B, …) → (B,)"""
         with torch.inference_mode():
             chances = self.head.log_probability(self._tensor(parameters), self._tensor(actions))
-            rows: npt.NDArray[np.float32] = chances.cpu().numpy()
-        return rows
+            each: npt.NDArray[np.float32] = chances.cpu().numpy()
+        return each
 
     def values(self, observations: Array) -> npt.NDArray[np.float32]:
         """(B, *shape) → (B,)"""
         with torch.inference_mode():
             values: npt.NDArray[np.float32] = (
-                self.actor_critic.value(self._tensor(observations)).cpu().numpy()
+                self.actor_critic.value(self._seen(observations)).cpu().numpy()
             )
         return values
 
     def greedy(self, observations: Array) -> Array:
         """(B, *shape) → (B, *action), as the environment takes them."""
+        parameters = self._tensor(self.parameters(observations))
         with torch.inference_mode():
-            parameters = self.actor_critic.parameters_of(self._tensor(observations))
             actions: Array = self.head.greedy(parameters).cpu().numpy()
         return actions
 
@@ -125,6 +132,9 @@ class ActorCriticLearner(ABC):
     def _entropy_term(self, parameters: Tensor) -> Tensor | float:
         coefficient = self._rates.entropy_coefficient
         return coefficient * self.head.entropy(parameters).mean() if coefficient else 0.0
+
+    def _seen(self, observations: Array) -> Tensor:
+        return self._tensor(rows(observations))
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -84,6 +84,11 @@ class DQNLearner(QLearner):
         self._target_network = copy.deepcopy(self.network).requires_grad_(False)
         self._config, self._generator = config, generator
         self._noisy = network.config.noisy
+        image = network.config.image
+        self._normed_by_batch = image is not None and image.norm == "batch"
+        if self._normed_by_batch:
+            self.network.eval()
+            self._target_network.eval()
         self._delta = config.huber_delta if config.loss == Loss.HUBER else None
 
     def update(self, experience: Experience, epsilon: float = 0.0) -> Update:
@@ -113,10 +118,25 @@ class DQNLearner(QLearner):
     def _losses(self, experience: Experience, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of each transition the loss and the TD error, (B,), and the values, (B, A)."""
         target = self._target(experience, epsilon)
-        values = self.network(self._tensor(experience.observation))  # (B, A)
+        values = self._learning_values(experience)  # (B, A)
         actions = self._tensor(experience.action).long()
         chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)  # (B,)
         return error_loss(chosen, target, self._delta), (target - chosen).detach(), values.detach()
+
+    def _learning_values(self, experience: Experience) -> Tensor:
+        """(B, A) through which gradients flow.
+
+        Where layers are normalised by batch, these are the only values that are normalised by
+        their own batch, and that the running means follow: what acts, and what targets are made
+        of, must not depend on its company.
+        """
+        seen = self._tensor(experience.observation)
+        if not self._normed_by_batch:
+            values: Tensor = self.network(seen)
+            return values
+        values = self.network.train()(seen)
+        self.network.eval()
+        return values
 
     @torch.no_grad()
     def _target(self, experience: Experience, epsilon: float) -> Tensor:

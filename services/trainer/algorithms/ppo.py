@@ -31,7 +31,7 @@ class PPOLearner(ActorCriticLearner):
         """See ActorCriticLearner."""
         config = self._config
         tensors: Tensors = (
-            self._tensor(batch.observation),
+            self._seen(batch.observation),
             self._tensor(batch.action),
             self._tensor(batch.log_probability),
             self._tensor(batch.advantage),

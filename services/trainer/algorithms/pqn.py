@@ -17,6 +17,7 @@ from torch import Tensor
 from services.trainer.algorithms.q_learner import QLearner
 from services.trainer.config import PQNConfig
 from services.trainer.networks import QNetwork
+from services.trainer.observations import rows
 from services.trainer.returns import q_lambda_returns
 
 Bools = npt.NDArray[np.bool_]
@@ -63,7 +64,7 @@ class PQNLearner(QLearner):
         """
         config, live = self._config, rollout.live
         targets = self._tensor(self._returns(rollout)[live])  # (n,)
-        observations = self._tensor(rollout.observation[:-1][live])
+        observations = self._tensor(rows(rollout.observation[:-1][live]))
         actions = self._tensor(rollout.action[live])
         figures: dict[str, Tensor] = {}
         for _ in range(config.epochs):

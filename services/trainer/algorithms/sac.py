@@ -54,7 +54,7 @@ class SACLearner(TwinCriticsLearner):
 
     def update(self, batch: Batch) -> dict[str, float]:
         """See TwinCriticsLearner."""
-        features = self.network.prepare(self._tensor(batch.observation).float())
+        features = self.network.prepare(self._seen(batch.observation).float())
         actions = self.head.normalise(self._tensor(batch.action))
         target = self._target(batch)
         values = self.critics(torch.cat([features, actions], dim=1))  # (2, B, 1)
@@ -82,7 +82,7 @@ class SACLearner(TwinCriticsLearner):
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:
-        features = self.network.prepare(self._tensor(batch.next_observation).float())
+        features = self.network.prepare(self._seen(batch.next_observation).float())
         noise = self._normal(len(features), self.head.size)
         drawn, log_density = self.head.draw_with_gradient(self.network.of_features(features), noise)
         values = self._slow_critics(torch.cat([features, drawn], dim=1)).squeeze(-1)  # (2, B)

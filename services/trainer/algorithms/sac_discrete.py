@@ -46,7 +46,7 @@ class DiscreteSACLearner(TwinCriticsLearner):
 
     def update(self, batch: Batch) -> dict[str, float]:
         """See TwinCriticsLearner."""
-        features = self.network.prepare(self._tensor(batch.observation).float())
+        features = self.network.prepare(self._seen(batch.observation).float())
         actions = self._tensor(batch.action).long()
         target = self._target(batch)
         values = self.critics(features)  # (2, B, A)
@@ -75,7 +75,7 @@ class DiscreteSACLearner(TwinCriticsLearner):
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:
-        features = self.network.prepare(self._tensor(batch.next_observation).float())
+        features = self.network.prepare(self._seen(batch.next_observation).float())
         return soft_expected_target(
             self._tensor(batch.reward) * self._config.reward_factor,
             self._tensor(batch.discount),

@@ -45,7 +45,7 @@ class TD3Learner(TwinCriticsLearner):
 
     def update(self, batch: Batch) -> dict[str, float]:
         """See TwinCriticsLearner."""
-        features = self.network.prepare(self._tensor(batch.observation).float())
+        features = self.network.prepare(self._seen(batch.observation).float())
         actions = self.head.normalise(self._tensor(batch.action))
         values = self.critics(torch.cat([features, actions], dim=1)).squeeze(-1)  # (2, B)
         critic_loss = twin_value_loss(values, self._target(batch))
@@ -64,7 +64,7 @@ class TD3Learner(TwinCriticsLearner):
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:
-        features = self.network.prepare(self._tensor(batch.next_observation).float())
+        features = self.network.prepare(self._seen(batch.next_observation).float())
         chosen = self._slow_actor.of_features(features)
         noise = self._normal(len(chosen), self.head.size) * self._config.target_noise
         smoothed = smoothed_actions(chosen, noise, self._config.target_noise_clip)

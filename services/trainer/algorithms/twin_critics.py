@@ -22,6 +22,7 @@ from services.trainer.actor_critic import Policy
 from services.trainer.algorithms.state import join, optimizer_tensors, restore_optimizer, split
 from services.trainer.config import TwinCriticsConfig
 from services.trainer.heads import Head
+from services.trainer.observations import rows
 from services.trainer.stacked import StackedMLP
 
 Array = npt.NDArray[Any]
@@ -85,17 +86,17 @@ class TwinCriticsLearner(ABC):
     def parameters(self, observations: Array) -> npt.NDArray[np.float32]:
         """The policy's parameters: (B, *shape) → (B, P)"""
         if self._acting is not None:
-            return acting.run(self._acting, observations)
+            return acting.run(self._acting, rows(observations))
         with torch.inference_mode():
             parameters: npt.NDArray[np.float32] = (
-                self.network(self._tensor(observations)).cpu().numpy()
+                self.network(self._seen(observations)).cpu().numpy()
             )
         return parameters
 
     def greedy(self, observations: Array) -> Array:
         """(B, *shape) → (B, *action), as the environment takes them."""
         with torch.inference_mode():
-            parameters = self.network(self._tensor(observations))
+            parameters = self.network(self._seen(observations))
             actions: Array = self.head.greedy(parameters).cpu().numpy()
         return actions
 
@@ -132,8 +133,11 @@ class TwinCriticsLearner(ABC):
         for slow, quick in self._slow:
             torch._foreach_lerp_(slow, quick, self._rates.target_tau)
 
-    def _normal(self, rows: int, size: int) -> Tensor:
-        return self._tensor(self._generator.standard_normal((rows, size), dtype=np.float32))
+    def _normal(self, count: int, size: int) -> Tensor:
+        return self._tensor(self._generator.standard_normal((count, size), dtype=np.float32))
+
+    def _seen(self, observations: Any) -> Tensor:
+        return self._tensor(rows(observations))
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self._device)

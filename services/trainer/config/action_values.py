@@ -36,6 +36,12 @@ class QNetworkConfig(NetworkConfig):
         Field(ge=0, description="Of each action's return (QR-DQN); 0: its mean alone."),
     ] = 0
 
+    @model_validator(mode="after")
+    def _duels_in_a_layer(self) -> QNetworkConfig:
+        if self.dueling and not self.hidden:
+            raise ValueError("network.dueling splits the last of network.hidden, which is empty")
+        return self
+
 
 class Bootstrap(StrEnum):
     """What a target says of the state that was reached; see `algorithms.dqn`."""
@@ -157,9 +163,20 @@ class DQNRun(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> DQNRun:
         self.replay.check_reached()
+        if self.network.image is not None and self.network.image.norm == "batch":
+            self._fits_batch_norm()
         if self.dqn.bootstrap in (Bootstrap.SARSA, Bootstrap.EXPECTED_SARSA):
             self._fits_sarsa(self.dqn.bootstrap.value)
         return self
+
+    def _fits_batch_norm(self) -> None:
+        if self.network.noisy or self.network.quantiles:
+            raise ValueError("network.image.norm batch goes with neither noisy nor quantiles")
+        if self.dqn.target_tau < 1:
+            raise ValueError(
+                "network.image.norm batch needs dqn.target_tau 1: its running means are copied to "
+                "the target, not moved towards"
+            )
 
     def _fits_sarsa(self, name: str) -> None:
         if self.network.quantiles:
@@ -188,6 +205,8 @@ class PQNRun(TrainingConfig):
                 "network.layer_norm must be true: without a target network, it is what keeps "
                 "PQN from diverging"
             )
+        if self.network.image is not None and self.network.image.norm != "layer":
+            raise ValueError("network.image.norm must be layer, for the same reason")
         if self.network.noisy or self.network.quantiles:
             raise ValueError("PQN learns mean values and explores by ε: no noisy, no quantiles")
         return self

@@ -27,6 +27,17 @@ class ActorCriticNetworkConfig(NetworkConfig):
     activation: Literal["relu", "tanh"] = "relu"
     normalise_observations: bool = False
 
+    @model_validator(mode="after")
+    def _fits(self) -> ActorCriticNetworkConfig:
+        if not self.hidden:
+            raise ValueError("network.hidden is empty, expected the width of at least one layer")
+        if self.image is not None and (self.normalise_observations or self.image.norm == "batch"):
+            raise ValueError(
+                "network.image of an actor and critic goes with norm layer or none, and without "
+                "normalise_observations: its pictures are seen as they are"
+            )
+        return self
+
 
 class OnPolicyConfig(Strict):
     """What PPO and A2C share.
@@ -148,7 +159,7 @@ class SACRun(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> SACRun:
         self.replay.check_reached()
-        _check_not_normalised(self.network)
+        _check_plain(self.network)
         return self
 
 
@@ -168,11 +179,16 @@ class TD3Run(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> TD3Run:
         self.replay.check_reached()
-        _check_not_normalised(self.network)
+        _check_plain(self.network)
         return self
 
 
-def _check_not_normalised(network: ActorCriticNetworkConfig) -> None:
+def _check_plain(network: ActorCriticNetworkConfig) -> None:
+    if network.image is not None:
+        raise ValueError(
+            "network.image is for ppo and a2c, whose actor and critic share what sees; the critics "
+            "of sac and td3 have none yet"
+        )
     if network.normalise_observations:
         raise ValueError(
             "network.normalise_observations is for ppo and a2c: what is in a replay was not "

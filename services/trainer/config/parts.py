@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,15 +29,50 @@ class EnvironmentConfig(Strict):
     ] = True
 
 
-class NetworkConfig(Strict):
-    """A multilayer perceptron."""
+class ConvolutionConfig(Strict):
+    """One layer of square kernels, without padding, and ReLU."""
 
-    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 64)
+    channels: Positive
+    kernel: Positive
+    stride: Positive = 1
+
+
+class ImageConfig(Strict):
+    """Convolutions for observations, or parts of them, that are pictures: of two axes and more.
+
+    The last two axes are height and width (`channels_last`: the two before the last), and all
+    others are channels, such as those of several frames. With `difference`, the first axis is
+    frames, and the newest less the one before is what is seen. `norm` comes before each ReLU: of
+    each channel over a batch, or of all channels of one observation.
+    """
+
+    convolutions: Annotated[tuple[ConvolutionConfig, ...], Field(min_length=1)]
+    norm: Literal["none", "batch", "layer"] = "none"
+    difference: bool = False
+    channels_last: bool = False
+
+
+class NetworkConfig(Strict):
+    """A multilayer perceptron, behind convolutions where `image` says how pictures are seen.
+
+    What is observed as uint8 is divided by 255. Each part of a Dict has an encoder of its own.
+    """
+
+    hidden: tuple[Positive, ...] = (64, 64)
     layer_norm: bool = False
     observation_scale: Annotated[
         tuple[PositiveFloat, ...],
         Field(description="Divides each observation element; empty: as they come."),
     ] = ()
+    image: ImageConfig | None = None
+
+    @model_validator(mode="after")
+    def _has_layers(self) -> NetworkConfig:
+        if not self.hidden and self.image is None:
+            raise ValueError("network.hidden is empty, expected the width of at least one layer")
+        if self.observation_scale and self.image is not None:
+            raise ValueError("network.observation_scale is for what network.image is not: vectors")
+        return self
 
 
 class ReplayConfig(Strict):
@@ -54,11 +89,24 @@ class ReplayConfig(Strict):
     frame_stack: Annotated[
         Positive,
         Field(
-            description="How many frames an observation stacks on its first axis, oldest first "
-            "and at an episode's start the first one again, as FrameStackObservation does. Each "
-            "is then stored once. 1: observations are stored as they come."
+            description="How many frames an observation stacks on its first axis, oldest first. "
+            "Each is then stored once. 1: observations are stored as they come."
         ),
     ] = 1
+    frame_pad: Annotated[
+        Literal["first", "zero"],
+        Field(
+            description="What stands before an episode's first frame: that frame again, or zeros, "
+            "as FrameStackObservation does by padding_type 'reset' or 'zero'. Atari has zeros."
+        ),
+    ] = "first"
+    reward_limit: Annotated[
+        PositiveFloat | None,
+        Field(
+            description="Rewards are stored, and so learnt from, clipped to this and less than "
+            "nothing by as much; the returns that are reported are not. Unset: as they are."
+        ),
+    ] = None
 
     def check_reached(self) -> None:
         """Refuse a size to begin at that there is no room for.

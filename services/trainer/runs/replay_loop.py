@@ -68,8 +68,9 @@ class ReplayLoop(TrainingLoop):
             self._replay.schema,
             seed=environments.seed_from(parts.generator),
             first_episode=_first_episode(parts),
+            reward_limit=replay.reward_limit,
         )
-        check_stacks(self._collector.observations, replay.frame_stack)
+        check_stacks(self._collector.observations, replay.frame_stack, replay.frame_pad)
 
     @abstractmethod
     def act(self, observations: npt.NDArray[Any]) -> Choice:
@@ -162,6 +163,6 @@ def _first_episode(parts: ReplayParts) -> int:
 
 
 def _open(config: ReplayConfig, sampling: Sampling, parts: ReplayParts) -> MirrorReplay:
-    schema = replay_schema(parts.spec, config.frame_stack)
+    schema = replay_schema(parts.spec, config.frame_stack, config.frame_pad)
     name = config.name or parts.run_id
     return MirrorReplay(ReplayStore(parts.resources.redis, name, schema, config.capacity), sampling)

@@ -26,59 +26,71 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tutelage.v1 import array_pb2 as tutelage_dot_v1_dot_array__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tutelage/v1/policy.proto\x12\x0btutelage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tutelage/v1/array.proto\"\x90\x02\n\nActRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\'\n\x0bobservation\x18\x04 \x01(\x0b\x32\x12.tutelage.v1.Array\x12\x13\n\x0b\x61\x63tion_mask\x18\x05 \x03(\x08\x12/\n\tselection\x18\x06 \x01(\x0e\x32\x1c.tutelage.v1.ActionSelection\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x15include_probabilities\x18\t \x01(\x08\x42\x07\n\x05_seedB\x0e\n\x0c_temperature\"@\n\x06\x41\x63tion\x12\x10\n\x08\x64iscrete\x18\x01 \x01(\x03\x12$\n\x08\x65lements\x18\x02 \x01(\x0b\x32\x12.tutelage.v1.Array\"\xa5\x01\n\x0b\x41\x63tResponse\x12#\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x13.tutelage.v1.Action\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x17\n\x0flog_probability\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x15\n\rprobabilities\x18\x06 \x03(\x01\x12\x12\n\nparameters\x18\x07 \x03(\x01\"\x97\x02\n\x0f\x41\x63tBatchRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12(\n\x0cobservations\x18\x04 \x01(\x0b\x32\x12.tutelage.v1.Array\x12\x14\n\x0c\x61\x63tion_masks\x18\x05 \x03(\x08\x12/\n\tselection\x18\x06 \x01(\x0e\x32\x1c.tutelage.v1.ActionSelection\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x15include_probabilities\x18\t \x01(\x08\x42\x07\n\x05_seedB\x0e\n\x0c_temperature\"\xbf\x01\n\x10\x41\x63tBatchResponse\x12\x0f\n\x07\x61\x63tions\x18\x01 \x03(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x19\n\x11log_probabilities\x18\x04 \x03(\x01\x12\r\n\x05seeds\x18\x05 \x03(\x04\x12\x15\n\rprobabilities\x18\x06 \x03(\x01\x12\x12\n\nparameters\x18\x07 \x03(\x01\x12$\n\x08\x65lements\x18\x08 \x01(\x0b\x32\x12.tutelage.v1.Array\"O\n\x10ObservationSpace\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.tutelage.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\t\n\x01n\x18\x03 \x01(\x03\"\xa9\x01\n\x0b\x41\x63tionSpace\x12\t\n\x01n\x18\x01 \x01(\x03\x12\r\n\x05names\x18\x02 \x03(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.tutelage.v1.ActionKind\x12\x0c\n\x04nvec\x18\x04 \x03(\x03\x12!\n\x05\x64type\x18\x05 \x01(\x0e\x32\x12.tutelage.v1.DType\x12\r\n\x05shape\x18\x06 \x03(\x03\x12\x0b\n\x03low\x18\x07 \x03(\x01\x12\x0c\n\x04high\x18\x08 \x03(\x01\"\xc0\x01\n\nPolicySpec\x12\x32\n\x0bobservation\x18\x01 \x01(\x0b\x32\x1d.tutelage.v1.ObservationSpace\x12(\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x18.tutelage.v1.ActionSpace\x12/\n\x0c\x64istribution\x18\x03 \x01(\x0e\x32\x19.tutelage.v1.Distribution\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x0e\n\x06masked\x18\x05 \x01(\x08\"\xa0\x02\n\rPolicyVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x11\n\tenv_steps\x18\x05 \x01(\x03\x12\x13\n\x0bmean_return\x18\x06 \x01(\x01\x12\x1b\n\x13\x65valuation_episodes\x18\x07 \x01(\x03\x12\x1c\n\x14reward_model_version\x18\x08 \x01(\x03\x12\x12\n\ngit_commit\x18\t \x01(\t\x12\x30\n\x0cpublished_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06loaded\x18\x0b \x01(\x08\x12\x12\n\nload_error\x18\x0c \x01(\t\"\xb1\x02\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.tutelage.v1.PolicySpec\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.tutelage.v1.PolicyVersion\x12\x31\n\x07\x61liases\x18\x04 \x03(\x0b\x32 .tutelage.v1.Policy.AliasesEntry\x12\x31\n\x07serving\x18\x05 \x03(\x0b\x32 .tutelage.v1.Policy.ServingEntry\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0cServingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\"\n\x10GetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\"8\n\x11GetPolicyResponse\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tutelage.v1.Policy\"\x15\n\x13ListPoliciesRequest\"=\n\x14ListPoliciesResponse\x12%\n\x08policies\x18\x01 \x03(\x0b\x32\x13.tutelage.v1.Policy\"a\n\x0fSetAliasRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x11\n\x07version\x18\x03 \x01(\x03H\x00\x12\x12\n\x08previous\x18\x04 \x01(\x08H\x00\x42\x08\n\x06target\"=\n\x10SetAliasResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03*m\n\x0f\x41\x63tionSelection\x12 \n\x1c\x41\x43TION_SELECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41\x43TION_SELECTION_GREEDY\x10\x01\x12\x1b\n\x17\x41\x43TION_SELECTION_SAMPLE\x10\x02*\xbb\x01\n\x0c\x44istribution\x12\x1c\n\x18\x44ISTRIBUTION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44ISTRIBUTION_Q_VALUES\x10\x01\x12\x17\n\x13\x44ISTRIBUTION_LOGITS\x10\x02\x12\x19\n\x15\x44ISTRIBUTION_GAUSSIAN\x10\x03\x12\x1e\n\x1a\x44ISTRIBUTION_TANH_GAUSSIAN\x10\x04\x12\x1e\n\x1a\x44ISTRIBUTION_DETERMINISTIC\x10\x05*x\n\nActionKind\x12\x1b\n\x17\x41\x43TION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x43TION_KIND_DISCRETE\x10\x01\x12\x1e\n\x1a\x41\x43TION_KIND_MULTI_DISCRETE\x10\x02\x12\x13\n\x0f\x41\x43TION_KIND_BOX\x10\x03\x32\xfc\x02\n\rPolicyService\x12\x38\n\x03\x41\x63t\x12\x17.tutelage.v1.ActRequest\x1a\x18.tutelage.v1.ActResponse\x12G\n\x08\x41\x63tBatch\x12\x1c.tutelage.v1.ActBatchRequest\x1a\x1d.tutelage.v1.ActBatchResponse\x12J\n\tGetPolicy\x12\x1d.tutelage.v1.GetPolicyRequest\x1a\x1e.tutelage.v1.GetPolicyResponse\x12S\n\x0cListPolicies\x12 .tutelage.v1.ListPoliciesRequest\x1a!.tutelage.v1.ListPoliciesResponse\x12G\n\x08SetAlias\x12\x1c.tutelage.v1.SetAliasRequest\x1a\x1d.tutelage.v1.SetAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tutelage/v1/policy.proto\x12\x0btutelage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tutelage/v1/array.proto\"\xa7\x03\n\nActRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\'\n\x0bobservation\x18\x04 \x01(\x0b\x32\x12.tutelage.v1.Array\x12\x13\n\x0b\x61\x63tion_mask\x18\x05 \x03(\x08\x12/\n\tselection\x18\x06 \x01(\x0e\x32\x1c.tutelage.v1.ActionSelection\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x15include_probabilities\x18\t \x01(\x08\x12H\n\x11observation_parts\x18\n \x03(\x0b\x32-.tutelage.v1.ActRequest.ObservationPartsEntry\x1aK\n\x15ObservationPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.tutelage.v1.Array:\x02\x38\x01\x42\x07\n\x05_seedB\x0e\n\x0c_temperature\"@\n\x06\x41\x63tion\x12\x10\n\x08\x64iscrete\x18\x01 \x01(\x03\x12$\n\x08\x65lements\x18\x02 \x01(\x0b\x32\x12.tutelage.v1.Array\"\xa5\x01\n\x0b\x41\x63tResponse\x12#\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x13.tutelage.v1.Action\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x17\n\x0flog_probability\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x15\n\rprobabilities\x18\x06 \x03(\x01\x12\x12\n\nparameters\x18\x07 \x03(\x01\"\xb3\x03\n\x0f\x41\x63tBatchRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12(\n\x0cobservations\x18\x04 \x01(\x0b\x32\x12.tutelage.v1.Array\x12\x14\n\x0c\x61\x63tion_masks\x18\x05 \x03(\x08\x12/\n\tselection\x18\x06 \x01(\x0e\x32\x1c.tutelage.v1.ActionSelection\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x15include_probabilities\x18\t \x01(\x08\x12M\n\x11observation_parts\x18\n \x03(\x0b\x32\x32.tutelage.v1.ActBatchRequest.ObservationPartsEntry\x1aK\n\x15ObservationPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.tutelage.v1.Array:\x02\x38\x01\x42\x07\n\x05_seedB\x0e\n\x0c_temperature\"\xbf\x01\n\x10\x41\x63tBatchResponse\x12\x0f\n\x07\x61\x63tions\x18\x01 \x03(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x19\n\x11log_probabilities\x18\x04 \x03(\x01\x12\r\n\x05seeds\x18\x05 \x03(\x04\x12\x15\n\rprobabilities\x18\x06 \x03(\x01\x12\x12\n\nparameters\x18\x07 \x03(\x01\x12$\n\x08\x65lements\x18\x08 \x01(\x0b\x32\x12.tutelage.v1.Array\"\xd5\x01\n\x10ObservationSpace\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.tutelage.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\t\n\x01n\x18\x03 \x01(\x03\x12\x37\n\x05parts\x18\x04 \x03(\x0b\x32(.tutelage.v1.ObservationSpace.PartsEntry\x1aK\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.tutelage.v1.ObservationSpace:\x02\x38\x01\"\xa9\x01\n\x0b\x41\x63tionSpace\x12\t\n\x01n\x18\x01 \x01(\x03\x12\r\n\x05names\x18\x02 \x03(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.tutelage.v1.ActionKind\x12\x0c\n\x04nvec\x18\x04 \x03(\x03\x12!\n\x05\x64type\x18\x05 \x01(\x0e\x32\x12.tutelage.v1.DType\x12\r\n\x05shape\x18\x06 \x03(\x03\x12\x0b\n\x03low\x18\x07 \x03(\x01\x12\x0c\n\x04high\x18\x08 \x03(\x01\"\xdc\x01\n\nPolicySpec\x12\x32\n\x0bobservation\x18\x01 \x01(\x0b\x32\x1d.tutelage.v1.ObservationSpace\x12(\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x18.tutelage.v1.ActionSpace\x12/\n\x0c\x64istribution\x18\x03 \x01(\x0e\x32\x19.tutelage.v1.Distribution\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x0e\n\x06masked\x18\x05 \x01(\x08\x12\x1a\n\x12\x65nvironment_kwargs\x18\x06 \x01(\t\"\xa0\x02\n\rPolicyVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x11\n\tenv_steps\x18\x05 \x01(\x03\x12\x13\n\x0bmean_return\x18\x06 \x01(\x01\x12\x1b\n\x13\x65valuation_episodes\x18\x07 \x01(\x03\x12\x1c\n\x14reward_model_version\x18\x08 \x01(\x03\x12\x12\n\ngit_commit\x18\t \x01(\t\x12\x30\n\x0cpublished_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06loaded\x18\x0b \x01(\x08\x12\x12\n\nload_error\x18\x0c \x01(\t\"\xb1\x02\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.tutelage.v1.PolicySpec\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.tutelage.v1.PolicyVersion\x12\x31\n\x07\x61liases\x18\x04 \x03(\x0b\x32 .tutelage.v1.Policy.AliasesEntry\x12\x31\n\x07serving\x18\x05 \x03(\x0b\x32 .tutelage.v1.Policy.ServingEntry\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0cServingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\"\n\x10GetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\"8\n\x11GetPolicyResponse\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tutelage.v1.Policy\"\x15\n\x13ListPoliciesRequest\"=\n\x14ListPoliciesResponse\x12%\n\x08policies\x18\x01 \x03(\x0b\x32\x13.tutelage.v1.Policy\"a\n\x0fSetAliasRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x11\n\x07version\x18\x03 \x01(\x03H\x00\x12\x12\n\x08previous\x18\x04 \x01(\x08H\x00\x42\x08\n\x06target\"=\n\x10SetAliasResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03*m\n\x0f\x41\x63tionSelection\x12 \n\x1c\x41\x43TION_SELECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41\x43TION_SELECTION_GREEDY\x10\x01\x12\x1b\n\x17\x41\x43TION_SELECTION_SAMPLE\x10\x02*\xbb\x01\n\x0c\x44istribution\x12\x1c\n\x18\x44ISTRIBUTION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44ISTRIBUTION_Q_VALUES\x10\x01\x12\x17\n\x13\x44ISTRIBUTION_LOGITS\x10\x02\x12\x19\n\x15\x44ISTRIBUTION_GAUSSIAN\x10\x03\x12\x1e\n\x1a\x44ISTRIBUTION_TANH_GAUSSIAN\x10\x04\x12\x1e\n\x1a\x44ISTRIBUTION_DETERMINISTIC\x10\x05*x\n\nActionKind\x12\x1b\n\x17\x41\x43TION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x43TION_KIND_DISCRETE\x10\x01\x12\x1e\n\x1a\x41\x43TION_KIND_MULTI_DISCRETE\x10\x02\x12\x13\n\x0f\x41\x43TION_KIND_BOX\x10\x03\x32\xfc\x02\n\rPolicyService\x12\x38\n\x03\x41\x63t\x12\x17.tutelage.v1.ActRequest\x1a\x18.tutelage.v1.ActResponse\x12G\n\x08\x41\x63tBatch\x12\x1c.tutelage.v1.ActBatchRequest\x1a\x1d.tutelage.v1.ActBatchResponse\x12J\n\tGetPolicy\x12\x1d.tutelage.v1.GetPolicyRequest\x1a\x1e.tutelage.v1.GetPolicyResponse\x12S\n\x0cListPolicies\x12 .tutelage.v1.ListPoliciesRequest\x1a!.tutelage.v1.ListPoliciesResponse\x12G\n\x08SetAlias\x12\x1c.tutelage.v1.SetAliasRequest\x1a\x1d.tutelage.v1.SetAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tutelage.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ACTREQUEST_OBSERVATIONPARTSENTRY']._loaded_options = None
+  _globals['_ACTREQUEST_OBSERVATIONPARTSENTRY']._serialized_options = b'8\001'
+  _globals['_ACTBATCHREQUEST_OBSERVATIONPARTSENTRY']._loaded_options = None
+  _globals['_ACTBATCHREQUEST_OBSERVATIONPARTSENTRY']._serialized_options = b'8\001'
+  _globals['_OBSERVATIONSPACE_PARTSENTRY']._loaded_options = None
+  _globals['_OBSERVATIONSPACE_PARTSENTRY']._serialized_options = b'8\001'
   _globals['_POLICY_ALIASESENTRY']._loaded_options = None
   _globals['_POLICY_ALIASESENTRY']._serialized_options = b'8\001'
   _globals['_POLICY_SERVINGENTRY']._loaded_options = None
   _globals['_POLICY_SERVINGENTRY']._serialized_options = b'8\001'
-  _globals['_ACTIONSELECTION']._serialized_start=2473
-  _globals['_ACTIONSELECTION']._serialized_end=2582
-  _globals['_DISTRIBUTION']._serialized_start=2585
-  _globals['_DISTRIBUTION']._serialized_end=2772
-  _globals['_ACTIONKIND']._serialized_start=2774
-  _globals['_ACTIONKIND']._serialized_end=2894
+  _globals['_ACTIONSELECTION']._serialized_start=2943
+  _globals['_ACTIONSELECTION']._serialized_end=3052
+  _globals['_DISTRIBUTION']._serialized_start=3055
+  _globals['_DISTRIBUTION']._serialized_end=3242
+  _globals['_ACTIONKIND']._serialized_start=3244
+  _globals['_ACTIONKIND']._serialized_end=3364
   _globals['_ACTREQUEST']._serialized_start=100
-  _globals['_ACTREQUEST']._serialized_end=372
-  _globals['_ACTION']._serialized_start=374
-  _globals['_ACTION']._serialized_end=438
-  _globals['_ACTRESPONSE']._serialized_start=441
-  _globals['_ACTRESPONSE']._serialized_end=606
-  _globals['_ACTBATCHREQUEST']._serialized_start=609
-  _globals['_ACTBATCHREQUEST']._serialized_end=888
-  _globals['_ACTBATCHRESPONSE']._serialized_start=891
-  _globals['_ACTBATCHRESPONSE']._serialized_end=1082
-  _globals['_OBSERVATIONSPACE']._serialized_start=1084
-  _globals['_OBSERVATIONSPACE']._serialized_end=1163
-  _globals['_ACTIONSPACE']._serialized_start=1166
-  _globals['_ACTIONSPACE']._serialized_end=1335
-  _globals['_POLICYSPEC']._serialized_start=1338
-  _globals['_POLICYSPEC']._serialized_end=1530
-  _globals['_POLICYVERSION']._serialized_start=1533
-  _globals['_POLICYVERSION']._serialized_end=1821
-  _globals['_POLICY']._serialized_start=1824
-  _globals['_POLICY']._serialized_end=2129
-  _globals['_POLICY_ALIASESENTRY']._serialized_start=2035
-  _globals['_POLICY_ALIASESENTRY']._serialized_end=2081
-  _globals['_POLICY_SERVINGENTRY']._serialized_start=2083
-  _globals['_POLICY_SERVINGENTRY']._serialized_end=2129
-  _globals['_GETPOLICYREQUEST']._serialized_start=2131
-  _globals['_GETPOLICYREQUEST']._serialized_end=2165
-  _globals['_GETPOLICYRESPONSE']._serialized_start=2167
-  _globals['_GETPOLICYRESPONSE']._serialized_end=2223
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=2225
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=2246
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2248
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2309
-  _globals['_SETALIASREQUEST']._serialized_start=2311
-  _globals['_SETALIASREQUEST']._serialized_end=2408
-  _globals['_SETALIASRESPONSE']._serialized_start=2410
-  _globals['_SETALIASRESPONSE']._serialized_end=2471
-  _globals['_POLICYSERVICE']._serialized_start=2897
-  _globals['_POLICYSERVICE']._serialized_end=3277
+  _globals['_ACTREQUEST']._serialized_end=523
+  _globals['_ACTREQUEST_OBSERVATIONPARTSENTRY']._serialized_start=423
+  _globals['_ACTREQUEST_OBSERVATIONPARTSENTRY']._serialized_end=498
+  _globals['_ACTION']._serialized_start=525
+  _globals['_ACTION']._serialized_end=589
+  _globals['_ACTRESPONSE']._serialized_start=592
+  _globals['_ACTRESPONSE']._serialized_end=757
+  _globals['_ACTBATCHREQUEST']._serialized_start=760
+  _globals['_ACTBATCHREQUEST']._serialized_end=1195
+  _globals['_ACTBATCHREQUEST_OBSERVATIONPARTSENTRY']._serialized_start=423
+  _globals['_ACTBATCHREQUEST_OBSERVATIONPARTSENTRY']._serialized_end=498
+  _globals['_ACTBATCHRESPONSE']._serialized_start=1198
+  _globals['_ACTBATCHRESPONSE']._serialized_end=1389
+  _globals['_OBSERVATIONSPACE']._serialized_start=1392
+  _globals['_OBSERVATIONSPACE']._serialized_end=1605
+  _globals['_OBSERVATIONSPACE_PARTSENTRY']._serialized_start=1530
+  _globals['_OBSERVATIONSPACE_PARTSENTRY']._serialized_end=1605
+  _globals['_ACTIONSPACE']._serialized_start=1608
+  _globals['_ACTIONSPACE']._serialized_end=1777
+  _globals['_POLICYSPEC']._serialized_start=1780
+  _globals['_POLICYSPEC']._serialized_end=2000
+  _globals['_POLICYVERSION']._serialized_start=2003
+  _globals['_POLICYVERSION']._serialized_end=2291
+  _globals['_POLICY']._serialized_start=2294
+  _globals['_POLICY']._serialized_end=2599
+  _globals['_POLICY_ALIASESENTRY']._serialized_start=2505
+  _globals['_POLICY_ALIASESENTRY']._serialized_end=2551
+  _globals['_POLICY_SERVINGENTRY']._serialized_start=2553
+  _globals['_POLICY_SERVINGENTRY']._serialized_end=2599
+  _globals['_GETPOLICYREQUEST']._serialized_start=2601
+  _globals['_GETPOLICYREQUEST']._serialized_end=2635
+  _globals['_GETPOLICYRESPONSE']._serialized_start=2637
+  _globals['_GETPOLICYRESPONSE']._serialized_end=2693
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=2695
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=2716
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2718
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2779
+  _globals['_SETALIASREQUEST']._serialized_start=2781
+  _globals['_SETALIASREQUEST']._serialized_end=2878
+  _globals['_SETALIASRESPONSE']._serialized_start=2880
+  _globals['_SETALIASRESPONSE']._serialized_end=2941
+  _globals['_POLICYSERVICE']._serialized_start=3367
+  _globals['_POLICYSERVICE']._serialized_end=3747
 # @@protoc_insertion_point(module_scope)

@@ -133,6 +133,27 @@ class ActRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ObservationPartsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _array_pb2.Array: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _array_pb2.Array | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POLICY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
@@ -142,6 +163,7 @@ class ActRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    OBSERVATION_PARTS_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Name of the policy, such as "cartpole". May be left empty where the server
     holds exactly one policy.
@@ -173,6 +195,12 @@ class ActRequest(_message.Message):
         nothing is INVALID_ARGUMENT, and so is one for actions in a Box.
         """
 
+    @_builtins.property
+    def observation_parts(self) -> _containers.MessageMap[_builtins.str, _array_pb2.Array]:
+        """In place of `observation` where the policy observes a Dict: each part by its name, of the
+        shape and element type of that part (see ObservationSpace).
+        """
+
     def __init__(
         self,
         *,
@@ -185,10 +213,11 @@ class ActRequest(_message.Message):
         seed: _builtins.int | None = ...,
         temperature: _builtins.float | None = ...,
         include_probabilities: _builtins.bool = ...,
+        observation_parts: _abc.Mapping[_builtins.str, _array_pb2.Array] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "include_probabilities", b"include_probabilities", "observation", b"observation", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "include_probabilities", b"include_probabilities", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -298,6 +327,27 @@ class ActBatchRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ObservationPartsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _array_pb2.Array: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _array_pb2.Array | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POLICY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
@@ -307,6 +357,7 @@ class ActBatchRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    OBSERVATION_PARTS_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """As in ActRequest."""
     version: _builtins.int
@@ -331,6 +382,10 @@ class ActBatchRequest(_message.Message):
     def action_masks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
         """n × actions flags in row-major order, each row as in ActRequest. Default: all allowed."""
 
+    @_builtins.property
+    def observation_parts(self) -> _containers.MessageMap[_builtins.str, _array_pb2.Array]:
+        """As in ActRequest, each part with the leading batch axis."""
+
     def __init__(
         self,
         *,
@@ -343,10 +398,11 @@ class ActBatchRequest(_message.Message):
         seed: _builtins.int | None = ...,
         temperature: _builtins.float | None = ...,
         include_probabilities: _builtins.bool = ...,
+        observation_parts: _abc.Mapping[_builtins.str, _array_pb2.Array] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "observations", b"observations", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "include_probabilities", b"include_probabilities", "observations", b"observations", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "include_probabilities", b"include_probabilities", "observation_parts", b"observation_parts", "observations", b"observations", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -433,9 +489,31 @@ class ObservationSpace(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PartsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___ObservationSpace: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___ObservationSpace | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     N_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     dtype: _array_pb2.DType.ValueType
     """Element type the policy takes."""
     n: _builtins.int
@@ -444,16 +522,23 @@ class ObservationSpace(_message.Message):
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Length of each axis, without batch; empty for a single number."""
 
+    @_builtins.property
+    def parts(self) -> _containers.MessageMap[_builtins.str, Global___ObservationSpace]:
+        """Of a Dict: the space of each part by its name; then all else here is unset. A part has no
+        parts of its own.
+        """
+
     def __init__(
         self,
         *,
         dtype: _array_pb2.DType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         n: _builtins.int = ...,
+        parts: _abc.Mapping[_builtins.str, Global___ObservationSpace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "n", b"n", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "n", b"n", "parts", b"parts", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -532,6 +617,7 @@ class PolicySpec(_message.Message):
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     MASKED_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_KWARGS_FIELD_NUMBER: _builtins.int
     distribution: Global___Distribution.ValueType
     """Meaning of the policy's output."""
     environment: _builtins.str
@@ -540,6 +626,8 @@ class PolicySpec(_message.Message):
     """Whether some actions are allowed in some states only: then Act wants an action_mask, and
     without one all are allowed.
     """
+    environment_kwargs: _builtins.str
+    """Arguments with which that environment is made, a JSON object; empty where there are none."""
     @_builtins.property
     def observation(self) -> Global___ObservationSpace:
         """The observation space."""
@@ -556,10 +644,11 @@ class PolicySpec(_message.Message):
         distribution: Global___Distribution.ValueType = ...,
         environment: _builtins.str = ...,
         masked: _builtins.bool = ...,
+        environment_kwargs: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "masked", b"masked", "observation", b"observation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "environment_kwargs", b"environment_kwargs", "masked", b"masked", "observation", b"observation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
