@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from services.trainer.networks import QNetwork, Rescale
+from services.trainer.encoders import Rescale
+from services.trainer.networks import QNetwork
 
 
 class Dense:
