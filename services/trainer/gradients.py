@@ -54,6 +54,11 @@ class FlatDescent:
         """One step down the gradient of a loss; returns its norm before it was clipped, ()."""
         self._gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
+        return self.step()
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """The same by the gradients that the parameters have."""
         norm: Tensor = torch.linalg.vector_norm(self._gradient)
         if self._max_norm < math.inf:
             self._gradient.mul_((self._max_norm / (norm + 1e-6)).clamp_(max=1.0))

@@ -89,6 +89,11 @@ def error_loss(prediction: Tensor, target: Tensor, delta: float | None) -> Tenso
     return functional.huber_loss(prediction, target.detach(), reduction="none", delta=delta)
 
 
+def error_slope(error: Tensor, delta: float | None) -> Tensor:
+    """The derivative of `error_loss` by its prediction, of errors target - prediction: (…) → (…)"""
+    return -error.sign() if delta is None else -error.clamp(-delta, delta)
+
+
 def chosen(q_tm1: Tensor, a_tm1: Tensor) -> Tensor:
     """Of each row what belongs to its action: (B, A, …), (B,) int64 → (B, …)"""
     return q_tm1[torch.arange(len(a_tm1), device=a_tm1.device), a_tm1]

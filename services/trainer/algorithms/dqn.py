@@ -17,9 +17,9 @@ is, the nearer it is to what the policy does now.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,12 @@ from torch import Tensor
 from services.trainer.algorithms.q_learner import QLearner
 from services.trainer.algorithms.state import join, split
 from services.trainer.config import Bootstrap, DQNConfig, Loss
+from services.trainer.dense import dense
 from services.trainer.experience import Experience
 from services.trainer.losses import (
     double_q_target,
     error_loss,
+    error_slope,
     expected_sarsa_target,
     only_allowed,
     sarsa_target,
@@ -52,6 +54,15 @@ class Update:
 
     errors: Tensor
     figures: dict[str, float]
+
+
+class _Step(NamedTuple):
+    """A step down the gradient: loss, TD errors (B,), values (B, A), the gradient's norm."""
+
+    loss: Callable[[], Tensor]
+    errors: Tensor
+    values: Tensor
+    norm: Tensor
 
 
 class DQNLearner(QLearner):
@@ -82,6 +93,7 @@ class DQNLearner(QLearner):
             max_gradient_value=config.max_gradient_value,
         )
         self._target_network = copy.deepcopy(self.network).requires_grad_(False)
+        self._dense, self._dense_target = dense(self.network), dense(self._target_network)
         self._config, self._generator = config, generator
         self._noisy = network.config.noisy
         image = network.config.image
@@ -100,20 +112,46 @@ class DQNLearner(QLearner):
         if self._noisy:
             for network in (self.network, self._target_network):
                 resample(network.train(), self._generator)
-        losses, errors, values = self._losses(experience, epsilon)  # (B,), (B,), (B, A)
-        if experience.weights is not None:
-            losses = losses * self._tensor(experience.weights)
-        loss = losses.mean()
-        norm = self._descend(loss)
+        descend = self._descend_by_autograd if self._dense is None else self._descend_densely
+        step = descend(experience, epsilon)
         self._follow()
         if self.updates % 100:
-            return Update(errors, {})
+            return Update(step.errors, {})
         figures = {
-            "loss": loss.item(),
-            "q_mean": values.mean().item(),
-            "gradient_norm": norm.item(),
+            "loss": step.loss().item(),
+            "q_mean": step.values.mean().item(),
+            "gradient_norm": step.norm.item(),
         }
-        return Update(errors, figures)
+        return Update(step.errors, figures)
+
+    def _descend_by_autograd(self, experience: Experience, epsilon: float) -> _Step:
+        losses, errors, values = self._losses(experience, epsilon)  # (B,), (B,), (B, A)
+        loss = self._weighted(losses, experience).mean()
+        return _Step(lambda: loss, errors, values, self._descend(loss))
+
+    @torch.inference_mode()
+    def _descend_densely(self, experience: Experience, epsilon: float) -> _Step:
+        """The same for a network that knows its own gradient."""
+        assert self._dense is not None
+        target = self._target(experience, epsilon)  # (B,)
+        values = self._dense.forward(self._tensor(experience.observation))  # (B, A)
+        actions = self._tensor(experience.action).long().unsqueeze(1)
+        chosen = values.gather(1, actions).squeeze(1)  # (B,)
+        errors = target - chosen
+        slopes = self._weighted(error_slope(errors, self._delta), experience) / len(errors)
+        self._dense.backward(torch.zeros_like(values).scatter_(1, actions, slopes.unsqueeze(1)))
+        self.updates += 1
+        return _Step(
+            lambda: self._weighted(error_loss(chosen, target, self._delta), experience).mean(),
+            errors,
+            values,
+            self._descent.step(),
+        )
+
+    def _weighted(self, losses: Tensor, experience: Experience) -> Tensor:
+        if experience.weights is None:
+            return losses
+        return losses * self._tensor(experience.weights)
 
     def _losses(self, experience: Experience, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of each transition the loss and the TD error, (B,), and the values, (B, A)."""
@@ -143,13 +181,13 @@ class DQNLearner(QLearner):
         r_t, discount_t = self._reward(experience), self._tensor(experience.discount)
         next_observation = self._tensor(experience.next_observation)
         mask_t = self._mask(experience)
-        q_t = self._target_network(next_observation)  # (B, A)
+        q_t = (self._dense_target or self._target_network).forward(next_observation)  # (B, A)
         match self._config.bootstrap:
             case Bootstrap.Q_LEARNING:
                 return double_q_target(r_t, discount_t, q_t, only_allowed(q_t, mask_t))
             case Bootstrap.DOUBLE:
-                selector = only_allowed(self.network(next_observation), mask_t)
-                return double_q_target(r_t, discount_t, q_t, selector)
+                selector = (self._dense or self.network).forward(next_observation)
+                return double_q_target(r_t, discount_t, q_t, only_allowed(selector, mask_t))
             case Bootstrap.EXPECTED_SARSA:
                 return expected_sarsa_target(r_t, discount_t, q_t, epsilon, mask_t)
             case Bootstrap.SARSA:
