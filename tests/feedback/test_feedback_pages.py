@@ -27,7 +27,7 @@ from fake_services import (
     tuning_run,
 )
 from feedback_rig import FeedbackProcess, feedback_environment, start_feedback
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from services.common import clips
 from services.common.ports import free_port
@@ -46,6 +46,7 @@ ARGUMENTS = [
 ]
 VIEWPORT = {"width": 1280, "height": 800}
 PATIENCE_MS = 60_000
+POINTED_MS = 300
 START_S = 60
 STEPS = 24
 BOTH_PLAY = """() => {
@@ -201,6 +202,17 @@ def see(page: Page, text: str | re.Pattern[str]) -> None:
     expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
 
 
+def point_at(page: Page, chart: Locator, tooltip: str) -> None:
+    """Move over a chart until it tells what is there; it may be drawn anew meanwhile."""
+    told = page.locator("#vg-tooltip-element", has_text=tooltip)
+    for step in range(PATIENCE_MS // POINTED_MS):
+        chart.hover(position={"x": 300 + step % 100, "y": 180})
+        page.wait_for_timeout(POINTED_MS)
+        if told.is_visible():
+            return
+    raise AssertionError(f"no tooltip with {tooltip!r}")
+
+
 def fits_the_window(page: Page) -> bool:
     main = "document.querySelector('[data-testid=stMain]')"
     return bool(page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth"))
@@ -308,8 +320,7 @@ def test_training_compares_runs(platform: Platform, page: Page) -> None:
     expect(page.get_by_test_id("stDataFrame")).to_have_count(2, timeout=PATIENCE_MS)
     page.get_by_role("radio", name="Each run").click()
     see(page, "Lines: mean of the last 100 training episodes.")
-    charts.first.hover()
-    see(page, re.compile("Environment steps"))
+    point_at(page, charts.first, "Environment steps")
     page.get_by_text("Log steps").click()
     page.get_by_text("Log values").click()
     expect(page.get_by_test_id("stException")).to_have_count(0)

@@ -151,7 +151,8 @@ def _show_curves(
 
 def _choose_look(runs: list[pb.Run]) -> Look:
     row = st.container(horizontal=True, vertical_alignment="center")
-    row.markdown("**Return** over environment steps", width="stretch")
+    # All at the left: a chart's own buttons come up over the right end of this row.
+    row.markdown("**Return** over environment steps", width="content")
     summary = Summary.EACH
     if have_seeds_in_common(runs):
         summary = (
