@@ -34,13 +34,16 @@ def runs(context: click.Context, policy: str) -> None:
 @runs.command()
 @click.argument("run_id")
 def show(run_id: str) -> None:
-    """Show all there is to know of a run, its configuration included."""
+    """Show all there is to know of a run, its checkpoints and configuration included."""
     from services.cli.connections import trainer
 
     with trainer() as client:
         run = client.get_run(run_id)
     for name, value in facts(run):
         click.echo(f"{name:<12} {value}")
+    if run.checkpoints:
+        click.echo()
+        _print_checkpoints(run)
     click.echo(f"\n{run.config_yaml.rstrip()}")
 
 
@@ -86,9 +89,27 @@ def resume(run_id: str) -> None:
     with trainer() as client:
         run = client.resume_run(run_id)
     click.echo(
-        f"{run.run_id} is {status_and_place(run)} again; "
-        f"follow it with: tutelage runs watch {run.run_id}"
+        f"{run.run_id} is {status_and_place(run)} again and goes on {origin(run)}; follow it "
+        f"with: tutelage runs watch {run.run_id}"
     )
+
+
+def _print_checkpoints(run: training_pb2.Run) -> None:
+    from services.cli.tables import local_time, print_table
+
+    headings = ("checkpoint", "score", "", "size", "saved")
+    newest = run.checkpoints[-1].env_steps
+    rows = [
+        (
+            f"{one.env_steps:,} steps",
+            f"{one.score:.1f}" if one.HasField("score") else "",
+            ", ".join(["best"] * one.best + ["newest"] * (one.env_steps == newest)),
+            f"{one.bytes / 1e6:.1f} MB",
+            local_time(one.saved_at),
+        )
+        for one in run.checkpoints
+    ]
+    print_table(headings, rows)
 
 
 def _list(policy: str) -> None:
@@ -138,6 +159,13 @@ def facts(run: training_pb2.Run) -> list[tuple[str, str]]:
         ("ended", local_time(run.ended_at)),
     ]
     return [(name, value) for name, value in every if value]
+
+
+def origin(run: training_pb2.Run) -> str:
+    """From where a run that is resumed goes on."""
+    if not run.checkpoint_env_steps:
+        return "from its beginning, for it has no checkpoint"
+    return f"from its checkpoint at {run.checkpoint_env_steps:,} env steps"
 
 
 def status(run: training_pb2.Run) -> str:

@@ -63,7 +63,7 @@ def train(
     else:
         folder = settings.runs.get(resume or "")
         with claimed(settings.data_dir):
-            _run_here(settings, folder)
+            _run_here(settings, folder, resumed=True)
 
 
 def _pairs(overrides: tuple[str, ...]) -> dict[str, str]:
@@ -100,7 +100,7 @@ def _through_service(
         raise SystemExit(1)
 
 
-def _run_here(settings: TrainerSettings, folder: RunFolder) -> None:
+def _run_here(settings: TrainerSettings, folder: RunFolder, *, resumed: bool = False) -> None:
     import signal
     from contextlib import ExitStack
     from dataclasses import replace
@@ -108,6 +108,7 @@ def _run_here(settings: TrainerSettings, folder: RunFolder) -> None:
     from services.cli.launcher.follow import news
     from services.cli.launcher.view import NEUTRAL, view_for_stdout
     from services.common.embedded_redis import EmbeddedRedis
+    from services.trainer.kept import CheckpointFolder
     from services.trainer.runs.execute import execute
     from services.trainer.runs.session import RunSession
     from services.trainer.runs.store import RunView
@@ -124,6 +125,8 @@ def _run_here(settings: TrainerSettings, folder: RunFolder) -> None:
             resources = replace(resources, redis_url=embedded.url)
         view = stack.enter_context(view_for_stdout())
         view.say(NEUTRAL, f"run {folder.run_id}; Ctrl-C saves a checkpoint")
+        if resumed and not CheckpointFolder(folder.checkpoints).steps():
+            view.say(NEUTRAL, "it has no checkpoint to go on from, and begins anew")
 
         def show(event: pb.RunEvent) -> None:
             if event.HasField("progress"):

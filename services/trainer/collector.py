@@ -13,8 +13,7 @@ from gymnasium.vector import VectorEnv
 from services.common.replay.fragments import FragmentBuilder
 from services.common.replay.schema import ReplaySchema, Rows
 from services.trainer.action_masks import MASK, Masks, masks_of
-
-Array = npt.NDArray[Any]
+from services.trainer.arrays import Array, Arrays, joined, like, packed, part, plain, unpacked
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,30 @@ class Collector:
         self._ended = ended
         self.observations, self.masks = following, masks
         return int(live.sum()), episodes
+
+    def arrays(self) -> dict[str, Array]:
+        """The episodes under way, once all steps were taken; for `put_back`."""
+        before = {str(i): packed(self._schema, rows) for i, rows in enumerate(self._builder.before)}
+        kept = {
+            "observations": plain(self.observations),
+            "next_episode": np.array(self.next_episode),
+            "ended": self._ended,
+            "steps": self._steps,
+            "returns": self._returns,
+            "episode_ids": self._episode_ids,
+            **joined(before=before),
+        }
+        return kept if self.masks is None else kept | {"masks": self.masks}
+
+    def put_back(self, arrays: Arrays) -> None:
+        """Go on with what `arrays` gave, in environments that are where they were."""
+        kept = {name: array.copy() for name, array in arrays.items()}
+        self.observations = like(kept["observations"], self.observations)
+        self.masks = kept.get("masks")
+        self._ended, self._steps, self._returns = kept["ended"], kept["steps"], kept["returns"]
+        self._episode_ids, self.next_episode = kept["episode_ids"], int(kept["next_episode"])
+        before = part(kept, "before")
+        self._builder.before = [unpacked(self._schema, before[str(i)]) for i in range(len(before))]
 
     def _masks(self, infos: Mapping[str, Any]) -> Masks | None:
         """(N, A) which actions are allowed now; None where nothing is forbidden ever."""

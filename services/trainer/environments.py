@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from pydantic import ValidationError
 
@@ -22,8 +24,9 @@ from services.common.spec import (
     PolicySpec,
 )
 from services.trainer.action_masks import MASK, unpacked
-from services.trainer.config import EnvironmentConfig
+from services.trainer.config import EnvironmentConfig, TrainingConfig
 from services.trainer.observations import packed
+from services.trainer.retraced import RetracedEnvs
 
 Array = npt.NDArray[Any]
 ACTION_NAMES = {
@@ -35,6 +38,36 @@ ACTION_NAMES = {
     "MountainCar-v0": ("left", "nothing", "right"),
     "Taxi-v4": ("south", "north", "east", "west", "pick up", "drop off"),
 }
+
+
+def make_training(config: TrainingConfig) -> VectorEnv[Any, Any, Any]:
+    """The environments that a run learns in: those of `make`, or, in a deterministic run, such as
+    can be brought back to where they were.
+
+    Raises:
+        InvalidConfig: as `make`, or when its environments only come as a vectorised
+            implementation of their own.
+    """
+    environment = config.environment
+    envs = make(environment)
+    if not config.deterministic:
+        return envs
+    envs.close()
+    spec = _spec(environment.id)
+    if spec.entry_point is not None:
+        retraced = RetracedEnvs(lambda: _one(environment), environment.num_envs)
+        spaces = retraced.single_observation_space, retraced.single_action_space
+        if spaces == (envs.single_observation_space, envs.single_action_space):
+            return _in_rows(retraced)
+        retraced.close()
+    raise InvalidConfig(
+        f"environment.id: {environment.id} is stepped by a vectorised implementation of its own, "
+        "which cannot be brought back to where it was; leave deterministic false"
+    )
+
+
+def _one(config: EnvironmentConfig) -> gym.Env[Any, Any]:
+    return unpacked(gym.make(config.id, **config.kwargs))
 
 
 def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[Any, Any, Any]:
@@ -49,10 +82,7 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
         InvalidConfig: when there is no such environment, it does not take `kwargs`, or it
             resets in another way.
     """
-    try:
-        spec = gym.spec(config.id)
-    except gym.error.Error as error:
-        raise InvalidConfig(f"environment.id: {error}") from None
+    spec = _spec(config.id)
     count = num_envs or config.num_envs
     how: dict[str, Any] = {"vectorization_mode": "vector_entry_point"}
     if spec.vector_entry_point is None:
@@ -70,9 +100,24 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
         ) from None
     if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise InvalidConfig(f"environment.id: {config.id} does not reset on the next step")
+    return _in_rows(envs)
+
+
+def _in_rows(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
     if isinstance(envs.single_observation_space, gym.spaces.Dict):
         return PackedParts(envs)
     return envs
+
+
+def _spec(name: str) -> EnvSpec:
+    """What is registered under a name; "module:Name-v0" imports the module that registers it."""
+    module, _, registered = name.rpartition(":")
+    try:
+        if module:
+            import_module(module)
+        return gym.spec(registered)
+    except (gym.error.Error, ImportError) as error:
+        raise InvalidConfig(f"environment.id: {error}") from None
 
 
 class PackedParts(VectorWrapper[Any, Any, Any]):

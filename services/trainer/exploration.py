@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.trainer.action_masks import Masks
+from services.trainer.arrays import Arrays
 from services.trainer.collector import Choice
 
 
@@ -59,6 +60,14 @@ class EpsilonGreedy:
         probability = np.where(held, 1.0, free)
         return Choice(chosen, np.log(probability).astype(np.float32))
 
+    def arrays(self) -> dict[str, npt.NDArray[np.int64]]:
+        """What is being held, for `put_back`."""
+        return {"left": self._left, "held": self._held}
+
+    def put_back(self, arrays: Arrays) -> None:
+        """Go on with what `arrays` gave."""
+        self._left, self._held = arrays["left"].copy(), arrays["held"].copy()
+
     def _draw(self, masks: Masks) -> npt.NDArray[np.int64]:
         """Evenly of what each row of (N, A) allows."""
         keys = np.where(masks, self._generator.random(masks.shape), -1)
@@ -97,6 +106,14 @@ class HeldNoise:
         fresh = self._generator.uniform(-1, 1, self._even.shape).astype(np.float32)
         self._even = np.where(anew, fresh, self._even)
         return self._even
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """What is being held, for `put_back`."""
+        return {"normal": self._normal, "even": self._even}
+
+    def put_back(self, arrays: Arrays) -> None:
+        """Go on with what `arrays` gave."""
+        self._normal, self._even = arrays["normal"].copy(), arrays["even"].copy()
 
     def _anew(self) -> npt.NDArray[np.bool_]:
         if self._hold == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from services.common.replay import Batch
 from services.common.replay.local import LocalReplay
 from services.trainer.algorithms.dqn import DQNLearner
@@ -63,7 +65,7 @@ class DrawnBatches:
         self._due += new_rows / config.env_steps_per_update
         while self._due >= 1:
             self._due -= 1
-            figures = self._update(replay, moment.epsilon) or figures
+            figures = {**figures, **self._update(replay, moment.epsilon)}
         return figures
 
     def _update(self, replay: LocalReplay, epsilon: float) -> dict[str, float]:
@@ -77,7 +79,10 @@ class DrawnBatches:
             experience = from_transitions(batch, weighted)
         update = self.learner.update(experience, epsilon)
         if weighted:
-            replay.update_priorities(batch.index, update.errors.cpu().numpy(), batch.shard)
+            errors = update.errors.cpu().numpy()
+            if not np.isfinite(errors).all():  # no priorities; who reads the figures ends the run
+                return {"td_error": float(np.abs(errors).max())}
+            replay.update_priorities(batch.index, errors, batch.shard)
         return update.figures
 
     def state(self) -> dict[str, Any]:

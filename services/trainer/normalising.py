@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,14 @@ class RewardScaler:
             "mean": float(moments.mean),
             "variance": float(moments.variance),
         }
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Returns of the episodes under way, for `put_back`."""
+        return {"returns": self._returns}
+
+    def put_back(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on with what `arrays` gave."""
+        self._returns = arrays["returns"].copy()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -48,8 +48,12 @@ def publish(
     env_steps: int,
     resources: Resources,
     exporter: Exporter,
+    told: Collection[int] = (),
 ) -> PolicyManifest:
     """Export the network and add it to the repository; no alias moves.
+
+    Args:
+        told: versions that the run's history knows; what is one of them again is not added.
 
     Raises:
         ModelRejected: when the export is not the network.
@@ -74,7 +78,7 @@ def publish(
 
     has_values = isinstance(network, QNetwork | LeashedQNetwork)
     weights = {WEIGHTS: save_weights(network)} if has_values else {}
-    return resources.registry.publish(config.policy, model, describe, weights)
+    return resources.registry.publish(config.policy, model, describe, weights, told)
 
 
 class Publisher:
@@ -170,8 +174,11 @@ class Publisher:
             env_steps,
             self._resources,
             self._exporter,
+            self._session.versions,
         )
         self._published = score
+        if manifest.version in self._session.versions:
+            return  # the run has come by it before, and its alias was moved then
         policy, registry = self._config.policy, self._resources.registry
         moved = self._deserves_stable(manifest)
         if moved:

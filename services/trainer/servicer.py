@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.errors import InvalidInput
+from services.common.wire import timestamp
 from services.trainer.config import (
     load_preset,
     preset_description,
@@ -18,6 +20,7 @@ from services.trainer.config import (
     to_yaml,
     total_env_steps,
 )
+from services.trainer.kept import CheckpointFolder, Kept, best
 from services.trainer.runs.history import HistoryReader
 from services.trainer.runs.manager import MOST_LISTED, RunManager
 from services.trainer.runs.store import ENDED
@@ -52,8 +55,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         return pb.ResumeRunResponse(run=self._manager.resume(request.run_id))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
-        """The state of a run."""
-        return pb.GetRunResponse(run=self._manager.get(request.run_id))
+        """The state of a run, and what is kept of it."""
+        found = self._manager.get(request.run_id)
+        folder = CheckpointFolder(self._manager.store.get(request.run_id).checkpoints)
+        run = pb.Run(checkpoints=_checkpoints(await asyncio.to_thread(folder.kept)))
+        run.MergeFrom(found)
+        return pb.GetRunResponse(run=run)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Runs, newest first."""
@@ -89,6 +96,20 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 place = place_now
                 yield pb.WatchRunResponse(events=[_queue_moved(place, sequence)])
             await asyncio.sleep(FOLLOW_PERIOD_S)
+
+
+def _checkpoints(kept: Sequence[Kept]) -> list[pb.Checkpoint]:
+    first = best(kept)
+    return [
+        pb.Checkpoint(
+            env_steps=one.env_steps,
+            saved_at=timestamp(datetime.fromtimestamp(one.saved_at, UTC)),
+            bytes=one.bytes,
+            score=one.score,
+            best=one is first,
+        )
+        for one in kept
+    ]
 
 
 def _some(events: Iterator[pb.RunEvent]) -> list[pb.RunEvent]:

@@ -86,12 +86,39 @@ def test_a_run_is_shown_with_its_configuration(platform: FakePlatform) -> None:
     assert output.endswith("\nseed: 7\n")
 
 
+def test_a_run_is_shown_with_what_is_kept_of_it(platform: FakePlatform) -> None:
+    kept = a_run("cartpole-dqn-1")
+    for env_steps, score in ((5_000, 199.5), (7_500, None), (10_000, 12.25)):
+        best = score == 199.5
+        kept.checkpoints.add(env_steps=env_steps, score=score, best=best, bytes=1_234_567)
+    platform.training.save(kept)
+    lines = text("runs", "show", "cartpole-dqn-1").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("checkpoint    score"))
+    assert [line.split() for line in lines[start + 1 : start + 4]] == [
+        ["5,000", "steps", "199.5", "best", "1.2", "MB"],
+        ["7,500", "steps", "1.2", "MB"],
+        ["10,000", "steps", "12.2", "newest", "1.2", "MB"],
+    ]
+
+
+def test_a_run_without_a_checkpoint_begins_anew(platform: FakePlatform) -> None:
+    fresh = a_run("cartpole-dqn-1")
+    fresh.status, fresh.checkpoint_env_steps = training_pb2.RUN_STATUS_FAILED, 0
+    platform.training.save(fresh)
+    assert "goes on from its beginning, for it has no checkpoint" in (
+        text("runs", "resume", "cartpole-dqn-1")
+    )
+
+
 def test_a_run_is_stopped_and_resumed(platform: FakePlatform) -> None:
     platform.training.save(a_run("cartpole-dqn-1"))
     assert text("runs", "stop", "cartpole-dqn-1") == (
         "cartpole-dqn-1 is stopped, checkpoint at 10,000 steps\n"
     )
-    assert "cartpole-dqn-1 is running again" in text("runs", "resume", "cartpole-dqn-1")
+    assert text("runs", "resume", "cartpole-dqn-1") == (
+        "cartpole-dqn-1 is running again and goes on from its checkpoint at 10,000 env steps; "
+        "follow it with: tutelage runs watch cartpole-dqn-1\n"
+    )
     assert error("runs", "resume", "cartpole-dqn-1") == (
         "Error: run cartpole-dqn-1 is running already\n"
     )

@@ -127,6 +127,36 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_goes_on(terminal: Terminal
     assert terminal.run().checkpoint_env_steps > run.checkpoint_env_steps
 
 
+def test_a_killed_run_goes_on_exactly_and_says_from_where(terminal: Terminal) -> None:
+    """The Valkey of its own dies with it."""
+    process = terminal.train("cartpole-dqn", **(ENDLESS | {"deterministic": "true"}))
+    terminal.wait_for_checkpoint(process)
+    press(process, signal.SIGKILL)
+    killed = terminal.run()
+    process = terminal.train("--resume", killed.run_id)
+    terminal.wait_for_checkpoint(process, after=killed.checkpoint_env_steps)
+    code, stdout, stderr = press(process, signal.SIGINT)
+    assert (code, stderr) == (0, ""), stderr
+    said = re.findall(r"resumed at (\d+) env steps, exactly as it was then", stdout)
+    # It may have been killed after a checkpoint and before it could say so.
+    assert [int(steps) >= killed.checkpoint_env_steps for steps in said] == [True]
+
+
+def test_a_loss_that_is_no_number_is_one_line_with_the_checkpoint(terminal: Terminal) -> None:
+    wild = {
+        "dqn.learning_rate": "1e30",
+        "dqn.env_steps_per_update": "1",
+        "replay.min_replay_size": "300",
+        "checkpoint.period": "16",
+    }
+    code, _, stderr = end(terminal.train("cartpole-dqn", **(ENDLESS | wild)))
+    run = terminal.run()
+    assert code == 1
+    assert stderr.startswith(f"Error: {run.run_id} failed: ")
+    assert f"last good checkpoint: {run.checkpoint_env_steps} env steps. Try a lower" in stderr
+    assert stderr.count("\n") == 1
+
+
 @pytest.fixture
 def beside(tmp_path: Path) -> Iterator[Terminal]:
     """A terminal beside a platform that is running on the same folder."""

@@ -11,7 +11,7 @@ from services.common.replay import ReplayProducer, ReplayStore, connect, list_re
 RULES = (
     "~tutelage:replay:*",
     *("+evalsha", "+eval", "+hmget", "+hget", "+hset", "+hgetall", "+hincrby", "+hlen", "+hdel"),
-    "+exists",
+    *("+exists", "+waitaof"),
     *("+setrange", "+getrange", "+memory|usage", "+time", "+info", "+scan", "+unlink", "+del"),
 )
 CLUSTER_RULES = ("+cluster|slots", "+command", "+asking")
@@ -28,6 +28,9 @@ def use_every_operation(url: str, name: str) -> None:
         shard.save_priorities("s", 6, 1.0, [])
         assert shard.load_priorities("s") is not None
         assert shard.stats().rows == 6
+        shard.make_durable(6)
+        shard.cut_back(shard.made_at, 0, 0, 0, needed=0)
+        assert shard.stats().rows == 0
         assert name in list_replays(client)
         store.remove()
         assert name not in list_replays(client)

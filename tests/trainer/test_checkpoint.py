@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from learning_rig import dqn_config, make_dqn, make_on_policy, make_pqn, ppo_config, pqn_config
 from torch import Tensor
 
-from services.common.errors import DataCorrupted
+from services.common.errors import DataCorrupted, StorageFull
 from services.common.replay import MemoryReplay, ReplaySchema, Sampling
 from services.common.replay.fragments import assemble
 from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
@@ -20,6 +22,7 @@ from services.trainer.algorithms.pqn import QRollout
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.divergence import TrainingDiverged
 from services.trainer.experience import Experience, from_transitions
+from services.trainer.kept import CheckpointFolder, best
 
 
 def save(store: CheckpointStore, env_steps: int) -> None:
@@ -53,6 +56,63 @@ def test_the_newest_few_are_kept(tmp_path: Path) -> None:
     newest = store.load_newest()
     assert newest is not None
     assert newest.tensors["weight"].item() == 1000
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for env_steps, score in ((10, -5.0), (20, 7.0), (30, None), (40, 7.0), (50, 3.0), (60, None)):
+        store.save(Checkpoint(env_steps, {}, {}, score=score))
+    assert store.steps() == [20, 50, 60]
+    assert (store.is_best(7.0), store.is_best(7.1)) == (False, True)
+    store.save(Checkpoint(70, {}, {}, score=8.0))
+    assert store.steps() == [60, 70]
+    store.save(Checkpoint(80, {}, {}))
+    assert store.steps() == [70, 80]
+    kept = CheckpointFolder(tmp_path).kept()
+    assert [(one.env_steps, one.score) for one in kept] == [(70, 8.0), (80, None)]
+    assert best(kept) is kept[0]
+    sizes = [file.stat().st_size for file in (tmp_path / "000000000070").iterdir()]
+    assert kept[0].bytes == sum(sizes)
+
+
+def test_the_same_step_is_saved_once(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    assert store.save(Checkpoint(5, {"weight": torch.tensor([5.0])}, {}))
+    assert not store.save(Checkpoint(5, {"weight": torch.tensor([6.0])}, {}))
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    store = CheckpointStore(tmp_path)
+    save(store, 5)
+    left, real = [fails], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageFull, match=f"no space left for {tmp_path}/0+6; free some"):
+        save(store, 6)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000000005"]
+    newest = store.load_newest()
+    assert newest is not None
+    assert newest.env_steps == 5
+    save(store, 6)
+    assert store.steps() == [5, 6]
+
+
+def test_a_damaged_one_does_not_stand_in_the_way_of_new_ones(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    save(store, 5)
+    (tmp_path / "000000000005" / "state.json").write_bytes(b"{")
+    assert [one.score for one in CheckpointFolder(tmp_path).kept()] == [None]
+    save(store, 6)
+    assert store.steps() == [6]
 
 
 def test_what_a_crash_left_half_written_is_not_seen(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -84,6 +84,7 @@ class PolicyRegistry:
         model: bytes,
         describe: Callable[[int, str], PolicyManifest],
         extra: Mapping[str, bytes] | None = None,
+        told: Collection[int] = (),
     ) -> PolicyManifest:
         """Add a version; it is there whole or not at all. No alias moves.
 
@@ -93,6 +94,8 @@ class PolicyRegistry:
         Args:
             describe: given the version number and model's digest, its manifest.
             extra: more files to keep beside the model, by name.
+            told: versions that the run has told of; a run that goes on from before them may come
+                by them again.
 
         Raises:
             StorageFull: when the disk is full; nothing is published then.
@@ -100,9 +103,10 @@ class PolicyRegistry:
         check_name(policy, "policy name")
         digest = _sha256(model)
         existing = self.versions(policy)
-        last = self._readable_manifest(policy, existing[-1]) if existing else None
-        if last is not None and _origin(last) == _origin(describe(last.version, digest)):
-            return last
+        for number in {*existing[-1:], *told}.intersection(existing):
+            known = self._readable_manifest(policy, number)
+            if known is not None and _origin(known) == _origin(describe(number, digest)):
+                return known
         version = existing[-1] if existing else 0
         while True:
             version += 1

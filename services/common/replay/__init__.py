@@ -26,6 +26,7 @@ the producers' 10 s. Priorities and counts of samples are as durable as the rows
 from services.common.replay.backoff import patiently
 from services.common.replay.batch import Batch, SequenceBatch, Transitions
 from services.common.replay.connection import connect
+from services.common.replay.exact import ExactMirror
 from services.common.replay.fragments import FragmentBuilder
 from services.common.replay.limiter import Limits
 from services.common.replay.local import Sampling
@@ -41,6 +42,7 @@ from services.common.replay.store import ReplayStore, list_replays
 
 __all__ = [
     "Batch",
+    "ExactMirror",
     "Field",
     "FragmentBuilder",
     "Limits",

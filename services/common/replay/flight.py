@@ -18,7 +18,7 @@ class Flight:
     """
 
     def __init__(self, client: Client, script: Script, keys: list[str], *args: Argument) -> None:
-        self._pool = _server(client, keys[0]).connection_pool
+        self._pool = server_of(client, keys[0]).connection_pool
         connection: Any = self._pool.get_connection()
         self._connection = connection
         try:
@@ -45,7 +45,7 @@ class Flight:
         self._pool.release(self._connection)
 
 
-def _server(client: Client, key: str) -> redis.Redis:
+def server_of(client: Client, key: str) -> redis.Redis:
     """The server that has a key, as far as is known."""
     if isinstance(client, redis.RedisCluster):
         cluster: Any = client

@@ -55,6 +55,15 @@ class FragmentBuilder:
         self._remember(lane, rows)
         return fragments
 
+    @property
+    def before(self) -> list[Rows]:
+        """Each lane's last states, with which its next fragment may have to begin."""
+        return self._before
+
+    @before.setter
+    def before(self, rows: list[Rows]) -> None:
+        self._before = rows
+
     def _forget(self) -> None:
         self._rows, self._reached, self._live, self.steps = [], [], [], 0
 

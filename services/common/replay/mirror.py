@@ -36,6 +36,7 @@ class MirrorReplay(LocalReplay):
     Args:
         folder: where rows are mapped into memory instead of taking memory.
         sampler_name: under which the priorities are kept beside the replay.
+        window: how many of each shard's newest rows are held here. Default: all it has.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class MirrorReplay(LocalReplay):
         *,
         folder: Path | None = None,
         sampler_name: str = SAMPLER,
+        window: int | None = None,
     ) -> None:
         paths = [folder / f"shard-{i}" if folder else None for i in range(len(store.shards))]
         rings = [
-            Ring(store.schema, shard.capacity, path)
+            Ring(store.schema, window or shard.capacity, path)
             for shard, path in zip(store.shards, paths, strict=True)
         ]
         super().__init__(store.name, store.schema, rings, sampling)
@@ -171,7 +173,7 @@ class MirrorReplay(LocalReplay):
         self._write(i, self._rings[i].head, own)
         due = self._ration or time.monotonic() > self._heard_s[i] + REPORT_PERIOD_S
         read = self._read(i, shard) if read_all or due else 0
-        return min(len(own), shard.capacity) + read
+        return min(len(own), self._rings[i].capacity) + read
 
     def _read(self, i: int, shard: ReplayShard) -> int:
         ring, copied, most = self._rings[i], 0, ROWS_A_TRIP

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +117,23 @@ class PrioritizedSampler:
         known = (numbers < head) & (priorities[slots] > 0)
         own[slots] = np.where(known, priorities[slots], np.float32(self.maximum))
         self._grow(shard, slots)
+
+    def arrays(self, shard: int) -> dict[str, npt.NDArray[Any]]:
+        """All that draws of a shard depend on, bit for bit, for `put_back`."""
+        capacity = self._rings[shard].capacity
+        return {
+            "priorities": self.priorities[shard].copy(),
+            "leaves": self.trees[shard].values[:capacity].copy(),
+            "maximum": np.array([self.maximum]),
+        }
+
+    def put_back(self, shard: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take back what `arrays` gave; the ring's rows must be those of then."""
+        self.maximum = float(arrays["maximum"][0])
+        self.priorities[shard][:] = arrays["priorities"]
+        self.trees[shard].clear()
+        leaves = arrays["leaves"]
+        self.trees[shard].set(np.arange(len(leaves)), leaves.copy())
 
     def _grow(self, shard: int, slots: Index) -> None:
         values = self.priorities[shard][slots].astype(np.float64) ** self._settings.alpha

@@ -103,6 +103,11 @@ class Ring:
         added = self._index(first, rows)
         return Change(np.concatenate([missed, dropped]) if len(missed) else dropped, added)
 
+    def begin_at(self, number: int) -> None:
+        """Forget every row; the next to be written has this number."""
+        self.clear()
+        self.head = self.oldest = number
+
     def truncate(self, head: int) -> None:
         """Forget the rows numbered `head` and above, which ends a fragment."""
         if head >= self.head:

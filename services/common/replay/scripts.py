@@ -22,6 +22,8 @@ is as `services.common.replay.keys` makes it:
             run_id            of the server that wrote last
             ms                of the clock at the last append
             epoch, previous_epoch, epoch_head    see RESTART
+            lost              rows before this one had been overwritten when it was last cut back
+            durable_head      the head when a learner last asked for all before it to be on disk
             samples_per_insert, error_buffer, min_size    the limits, when there are any
 
 Blocks keep strings at a few MiB, far below Redis's limit of 512 MiB, and let memory grow with
@@ -197,6 +199,38 @@ end
 call('HSET', meta, 'head', head + count, 'inserted', inserted + steps,
      producer, ARGV[3] .. ' ' .. now, 'ms', now)
 return {0, seq, head + count, 0, 0, epoch}
+"""
+)
+
+# KEYS[1] meta
+# ARGV    id, head, inserted and sampled to go back to, rows before that head which must be there
+# Returns {status, rows}:
+#   status 0  done
+#   status 1  the replay is not there, or is another one
+#   status 2  only so many rows are there
+#   status 3  some of the rows that must be there were overwritten: those before that number
+# Others see it as they see a restart that lost rows. Producers are forgotten: what one of
+# before still has under way is of no use now, and is told to begin anew.
+CUT_BACK = Script(
+    """#!lua flags=allow-oom
+"""
+    + RESTART
+    + """
+local call, meta = redis.call, KEYS[1]
+local m = call('HMGET', meta, 'id', 'head', 'capacity', 'lost', 'epoch')
+if m[1] ~= ARGV[1] then return {1, 0} end
+local head, to, needed = tonumber(m[2]), tonumber(ARGV[2]), tonumber(ARGV[5])
+local lost = math.max(head - tonumber(m[3]), tonumber(m[4] or '0'))
+if to > head then return {2, head} end
+if to - needed < math.min(lost, to) then return {3, lost} end
+local all = call('HGETALL', meta)
+for i = 1, #all, 2 do
+  if string.sub(all[i], 1, 9) == 'producer:' then call('HDEL', meta, all[i]) end
+end
+call('HSET', meta, 'head', to, 'inserted', ARGV[3], 'sampled', ARGV[4], 'lost', math.min(lost, to),
+     'read_to', to, 'previous_epoch', m[5], 'epoch', math.max(tonumber(m[5]) + 1, clock()),
+     'epoch_head', to)
+return {0, to}
 """
 )
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import redis
+from redis.exceptions import NoPermissionError
 
-from services.common.errors import InvalidInput, ReplayDataLost
+from services.common.errors import InvalidInput, ReplayDataLost, ReplayUnavailable
 from services.common.replay import keys, scripts
 from services.common.replay.connection import Client, explained
-from services.common.replay.flight import Flight
+from services.common.replay.flight import Flight, server_of
 from services.common.replay.limiter import Limits
 from services.common.replay.schema import STEP, ReplaySchema
 
@@ -23,6 +24,8 @@ TRIP_BYTES = 64 << 20
 PRIORITY_BLOCK = 1 << 16
 REMEMBERED_S = 24 * 3600
 APPENDED, DUPLICATE, GAP, MISSING, WAIT = range(5)
+_CUT, _CUT_ANOTHER, _CUT_SHORT, _CUT_OVERWRITTEN = range(4)
+_DURABLE_WITHIN_MS = 5000
 _ACTIVE_S = 60.0
 _RATE_OVER_S = 10.0
 _MSGPACK_UINT64 = np.dtype([("type", "u1"), ("value", ">u8")])
@@ -299,6 +302,57 @@ class ReplayShard:
         """Ask as `sample` does, and let the answer be fetched later."""
         flight = self._begin(scripts.SAMPLE, _msgpack(numbers), before, after)
         return Asking(flight, self._sampled_rows, lambda: self.sample(numbers, before, after))
+
+    @property
+    def made_at(self) -> int:
+        """When it was made, in microseconds: which one of its name it is."""
+        return int(self._id)
+
+    def cut_back(self, made_at: int, head: int, inserted: int, sampled: int, needed: int) -> None:
+        """Forget the rows from number `head` on, and what was counted since.
+
+        Args:
+            made_at: of the shard that is meant.
+            inserted, sampled: the counts at that head; see `Tail`.
+            needed: how many rows before `head` must still be there.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer.
+            ReplayDataLost: when it is another shard now, or rows that must be there are not.
+        """
+        with explained(f"cutting replay {self.name} back"):
+            status, rows = scripts.CUT_BACK(
+                self._client, [self._meta], *(made_at, head, inserted, sampled, needed)
+            )
+        if status == _CUT:
+            return
+        reasons = {
+            _CUT_ANOTHER: "it was removed, or lost",
+            _CUT_SHORT: f"only {rows} are there",
+            _CUT_OVERWRITTEN: f"those before row {rows} were overwritten",
+        }
+        raise ReplayDataLost(
+            f"replay {self.name} cannot go back to its first {head} rows: {reasons[status]}"
+        )
+
+    def make_durable(self, head: int) -> None:
+        """Return once the rows before number `head` are on Redis's disk, if it keeps them there.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer, or its disk does not follow.
+        """
+        with explained(f"making replay {self.name} durable"):
+            # A write on the same connection: it is for that one's own that Redis waits.
+            pipe = server_of(self._client, self._meta).pipeline(transaction=False)
+            pipe.hset(self._meta, "durable_head", head)
+            pipe.execute_command("WAITAOF", 1, 0, _DURABLE_WITHIN_MS)  # type: ignore[no-untyped-call]
+            _, answer = pipe.execute(raise_on_error=False)
+            if isinstance(answer, NoPermissionError):
+                raise answer
+        if isinstance(answer, redis.ResponseError):
+            return  # it has no append-only file, or is too old to tell
+        if not answer[0]:
+            raise ReplayUnavailable(f"replay {self.name}: the disk of Redis does not follow")
 
     def _begin(self, script: scripts.Script, *args: scripts.Argument) -> Flight | None:
         try:

@@ -163,6 +163,7 @@ class DQNRun(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> DQNRun:
         self.replay.check_reached()
+        self.replay.check_alone(self.deterministic)
         if self.network.image is not None and self.network.image.norm == "batch":
             self._fits_batch_norm()
         if self.dqn.bootstrap in (Bootstrap.SARSA, Bootstrap.EXPECTED_SARSA):

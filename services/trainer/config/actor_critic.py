@@ -159,6 +159,7 @@ class SACRun(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> SACRun:
         self.replay.check_reached()
+        self.replay.check_alone(self.deterministic)
         _check_plain(self.network)
         return self
 
@@ -179,6 +180,7 @@ class TD3Run(TrainingConfig):
     @model_validator(mode="after")
     def _fits(self) -> TD3Run:
         self.replay.check_reached()
+        self.replay.check_alone(self.deterministic)
         _check_plain(self.network)
         return self
 

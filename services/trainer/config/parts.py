@@ -108,6 +108,25 @@ class ReplayConfig(Strict):
         ),
     ] = None
 
+    def check_alone(self, deterministic: bool) -> None:
+        """Refuse to share a replay where every row must be known.
+
+        Raises:
+            ValueError: naming the setting.
+        """
+        if deterministic and self.name:
+            raise ValueError(
+                f"replay.name {self.name!r} is for replays that others append to as well, and "
+                "what they append cannot be repeated: leave it empty where deterministic is true"
+            )
+
+    def room_for(self, env_steps: int, num_envs: int) -> int:
+        """How many rows so many steps may come to at most, chunks begun included."""
+        chunk = self.chunk_rows + num_envs
+        steps = env_steps + 2 * chunk
+        leads = (steps // self.chunk_rows + 1) * num_envs * (self.frame_stack - 1)
+        return 2 * steps + leads  # an episode may end with every step
+
     def check_reached(self) -> None:
         """Refuse a size to begin at that there is no room for.
 
@@ -181,5 +200,12 @@ class RunConfig(Strict):
 class TrainingConfig(RunConfig):
     """What runs that train a policy share."""
 
+    deterministic: Annotated[
+        bool,
+        Field(
+            description="Whether the run, stopped or killed at any moment and resumed, goes on "
+            "exactly as if it had not been; see `services.trainer.runs.loop` for what that takes."
+        ),
+    ] = False
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.trainer.config.actor_critic import PPOConfig
 from services.trainer.config.parts import (
@@ -120,3 +120,12 @@ class RLHFRun(TrainingConfig):
     min_return: Annotated[
         float, Field(description="Candidates that return less are not published.")
     ] = 0.0
+
+    @model_validator(mode="after")
+    def _learns_from_people(self) -> RLHFRun:
+        if self.deterministic:
+            raise ValueError(
+                "deterministic is for runs that learn from an environment alone: what people "
+                "label meanwhile cannot be repeated"
+            )
+        return self

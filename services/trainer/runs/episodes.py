@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from services.trainer.arrays import Arrays
 from services.trainer.runs.session import RunSession
 
 Bools = npt.NDArray[np.bool_]
@@ -34,3 +35,11 @@ class EpisodeCounter:
         for i in np.flatnonzero(live & over):
             self._session.episode(env_steps, float(self._returns[i]), int(self._lengths[i]))
             self._returns[i] = self._lengths[i] = 0
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Episodes under way, for `put_back`."""
+        return {"returns": self._returns, "lengths": self._lengths}
+
+    def put_back(self, arrays: Arrays) -> None:
+        """Go on with what `arrays` gave."""
+        self._returns, self._lengths = arrays["returns"].copy(), arrays["lengths"].copy()

@@ -86,10 +86,11 @@ def execute(
     """
     with folder.locked():
         view = RunView(folder)
-        view.refresh()
+        versions = view.refresh().published_versions
         history = HistoryWriter(folder.history)
         board = _board(folder, resources)
-        session = RunSession(history, _both(listener, board.take if board else None))
+        listeners = _both(listener, board.take if board else None)
+        session = RunSession(history, listeners, versions)
         on_session(session)
         try:
             session.status(pb.RUN_STATUS_RUNNING)
@@ -132,6 +133,7 @@ def _both(first: Listener | None, second: Listener | None) -> Listener | None:
 def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: int) -> bool:
     config = folder.config()
     torch.set_num_threads(1)  # small networks: threads cost more than they bring
+    _use_deterministic_algorithms(isinstance(config, TrainingConfig) and config.deterministic)
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     match config:
@@ -149,6 +151,12 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_on_policy(config, folder, session, resources, generator)
         case RLHFRun():
             return fine_tune(config, folder, session, resources, generator)
+
+
+def _use_deterministic_algorithms(wanted: bool) -> None:
+    torch.use_deterministic_algorithms(wanted)
+    # Nothing here reads memory that it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _train_dqn(

@@ -74,8 +74,11 @@ def fine_tune(
         generator=generator,
     )
     learner = PPOLearner(network, config.tuning, resources.device)
-    if not OnPolicyRun(config, config.tuning, learner, parts, shaping).run():
+    loop = OnPolicyRun(config, config.tuning, learner, parts, shaping)
+    if not loop.run():
         return False
+    if not judge.snapshots:  # it had come to its end before, and candidates are not kept
+        loop.evaluate()
     identity = Identity(folder.run_id, config.algorithm, manifest.spec, version)
     _publish(judge, config, identity, session, resources, generator)
     if not config.recording.segments or session.should_stop:

@@ -17,6 +17,7 @@ from prometheus_client import Gauge
 from services.common.errors import DataCorrupted, PreconditionFailed
 from services.common.leash import leashed
 from services.trainer.config import load_preset
+from services.trainer.kept import CheckpointFolder
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.metrics import RunFigures, figures_of
 from services.trainer.runs.store import ENDED, RunFolder, RunStore, RunView
@@ -138,7 +139,10 @@ class RunManager:
             _write_status(view.folder, pb.RUN_STATUS_QUEUED)
         self._crashes.pop(run_id, None)
         view.refresh()
-        return self.get(run_id)
+        run = self.get(run_id)
+        # A crash may have kept it from telling of its last one.
+        run.checkpoint_env_steps = max(CheckpointFolder(view.folder.checkpoints).steps(), default=0)
+        return run
 
     async def work(self) -> None:
         """Start queued runs and look after running ones, until `close`."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.replay import Prioritized, Sampling, Uniform
+from services.trainer.arrays import Arrays
 from services.trainer.collector import Choice
 from services.trainer.config import DQNRun, PriorityConfig
 from services.trainer.exploration import EpsilonGreedy
@@ -55,6 +56,14 @@ class OffPolicyRun(ReplayLoop):
     def batch_size(self) -> int:
         """See ReplayLoop."""
         return self._rates.batch_size
+
+    def exploring(self) -> Arrays:
+        """See ReplayLoop."""
+        return self._explorer.arrays()
+
+    def explore_on(self, arrays: Arrays) -> None:
+        """See ReplayLoop."""
+        self._explorer.put_back(arrays)
 
     def act(self, observations: npt.NDArray[Any]) -> Choice:
         """See ReplayLoop."""

@@ -12,9 +12,11 @@ from gymnasium.vector import VectorEnv
 
 from services.trainer import environments
 from services.trainer.algorithms.actor_critic import ActorCriticLearner, RolloutBatch
+from services.trainer.arrays import Arrays, joined, like, part, plain
 from services.trainer.config import OnPolicyConfig, TrainingConfig
-from services.trainer.divergence import check_finite
+from services.trainer.divergence import check_acting, check_finite
 from services.trainer.normalising import RewardScaler
+from services.trainer.retraced import bring_back, where
 from services.trainer.returns import generalised_advantages
 from services.trainer.runs.episodes import EpisodeCounter
 from services.trainer.runs.loop import LoopParts, TrainingLoop
@@ -64,7 +66,7 @@ class OnPolicyRun(TrainingLoop):
         if self._rates.normalise_rewards:
             self._scaler = RewardScaler(config.environment.num_envs, self._rates.discount)
         super().__init__(config, self._rates.total_env_steps, parts, learner)
-        self._envs: VectorEnv[Any, Any, Any] = environments.make(config.environment)
+        self._envs: VectorEnv[Any, Any, Any] = environments.make_training(config)
         seed = environments.seed_from(parts.generator)
         self._observations = self._envs.reset(seed=seed)[0]
         self._ended = np.zeros(self._envs.num_envs, dtype=bool)
@@ -79,6 +81,22 @@ class OnPolicyRun(TrainingLoop):
         if self._scaler is not None:
             self._scaler.restore(state["rewards"])
 
+    def under_way(self) -> Arrays:
+        """See TrainingLoop."""
+        scaler = {} if self._scaler is None else self._scaler.arrays()
+        kept = {"observations": plain(self._observations), "ended": self._ended}
+        environments, episodes = where(self._envs), self._episodes.arrays()
+        return kept | joined(environments=environments, episodes=episodes, scaler=scaler)
+
+    def take_up(self, arrays: Arrays) -> None:
+        """See TrainingLoop."""
+        self._observations = like(arrays["observations"], self._observations)
+        self._ended = arrays["ended"].copy()
+        bring_back(self._envs, part(arrays, "environments"), self._observations)
+        self._episodes.put_back(part(arrays, "episodes"))
+        if self._scaler is not None:
+            self._scaler.put_back(part(arrays, "scaler"))
+
     def step(self) -> None:
         """A rollout, and an update on it."""
         rates, parts, learner = self._rates, self._parts, self._learner
@@ -88,7 +106,7 @@ class OnPolicyRun(TrainingLoop):
         # Only now: what acted and what learns from it must see the same.
         learner.observe(rollout.observation[rollout.live])
         if figures:
-            check_finite(figures, parts.checkpoints.steps())
+            check_finite(figures, parts.checkpoints.steps)
             parts.session.metrics(self.env_steps, figures)
 
     def _roll_out(self, steps: int) -> Rollout:
@@ -97,6 +115,8 @@ class OnPolicyRun(TrainingLoop):
         for _ in range(steps):
             observations, live = self._observations, ~self._ended
             parameters = learner.parameters(observations)
+            if not taken:  # nobody must act on what is no number
+                check_acting(parameters, self._parts.checkpoints.steps)
             actions = learner.head.draw(parameters, generator)
             acted = learner.head.to_environment(actions)
             self._observations, rewards, terminated, truncated, _ = self._envs.step(acted)

@@ -13,9 +13,11 @@ from gymnasium.vector import VectorEnv
 from services.trainer import environments
 from services.trainer.action_masks import Masks, masks_of
 from services.trainer.algorithms.pqn import PQNLearner, QRollout
+from services.trainer.arrays import Arrays, joined, like, part, plain
 from services.trainer.config import PQNRun
 from services.trainer.divergence import check_finite
 from services.trainer.exploration import EpsilonGreedy
+from services.trainer.retraced import bring_back, where
 from services.trainer.runs.episodes import EpisodeCounter
 from services.trainer.runs.loop import LoopParts, TrainingLoop
 from services.trainer.schedules import epsilons, linear
@@ -27,7 +29,7 @@ class ParallelQRun(TrainingLoop):
     def __init__(self, config: PQNRun, learner: PQNLearner, parts: LoopParts) -> None:
         self._config, self._learner, self._parts = config.pqn, learner, parts
         super().__init__(config, config.pqn.total_env_steps, parts, learner)
-        self._envs: VectorEnv[Any, Any, Any] = environments.make(config.environment)
+        self._envs: VectorEnv[Any, Any, Any] = environments.make_training(config)
         count = self._envs.num_envs
         self._masked = learner.network.spec.masked
         seed = environments.seed_from(parts.generator)
@@ -36,6 +38,26 @@ class ParallelQRun(TrainingLoop):
         self._ended = np.zeros(count, dtype=bool)
         self._episodes = EpisodeCounter(count, parts.session)
         self._explorer = EpsilonGreedy(count, config.pqn.epsilon.repeat, parts.generator)
+
+    def under_way(self) -> Arrays:
+        """See TrainingLoop."""
+        kept = {"observations": plain(self._observations), "ended": self._ended}
+        if self._masks is not None:
+            kept["masks"] = self._masks
+        return kept | joined(
+            environments=where(self._envs),
+            episodes=self._episodes.arrays(),
+            explorer=self._explorer.arrays(),
+        )
+
+    def take_up(self, arrays: Arrays) -> None:
+        """See TrainingLoop."""
+        self._observations = like(arrays["observations"], self._observations)
+        self._ended = arrays["ended"].copy()
+        self._masks = arrays["masks"].copy() if "masks" in arrays else None
+        bring_back(self._envs, part(arrays, "environments"), self._observations)
+        self._episodes.put_back(part(arrays, "episodes"))
+        self._explorer.put_back(part(arrays, "explorer"))
 
     def step(self) -> None:
         """A rollout, and an update on it."""
@@ -47,7 +69,7 @@ class ParallelQRun(TrainingLoop):
                 linear(share, config.learning_rate, config.final_learning_rate)
             )
         figures = self._learner.update(rollout, parts.generator)
-        check_finite(figures, parts.checkpoints.steps())
+        check_finite(figures, parts.checkpoints.steps)
         figures["epsilon"] = float(self._epsilons().mean())
         parts.session.metrics(self.env_steps, figures)
 

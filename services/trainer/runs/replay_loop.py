@@ -13,14 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import ReplayUnavailable, StorageFull
-from services.common.replay import MirrorReplay, ReplayStore, Sampling, patiently
+from services.common.replay import (
+    ExactMirror,
+    MirrorReplay,
+    ReplayStore,
+    Sampling,
+    patiently,
+)
 from services.common.spec import PolicySpec
 from services.trainer import environments
+from services.trainer.arrays import Arrays, joined, part
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import ReplayConfig, TrainingConfig
 from services.trainer.divergence import check_finite
 from services.trainer.resources import Resources
+from services.trainer.retraced import bring_back, where
 from services.trainer.runs.frames import check_stacks, replay_schema
 from services.trainer.runs.loop import Judge, Learner, LoopParts, TrainingLoop
 from services.trainer.runs.session import RunSession
@@ -59,12 +67,13 @@ class ReplayLoop(TrainingLoop):
     ) -> None:
         self._chunk_rows, self._min_replay_size = replay.chunk_rows, replay.min_replay_size
         self._total_env_steps, self._parts = total_env_steps, parts
-        self._replay: MirrorReplay = self._patiently(lambda: _open(replay, sampling, parts))
+        self._replay: MirrorReplay = self._patiently(lambda: _open(config, replay, sampling, parts))
         loop = LoopParts(parts.session, parts.judge, parts.checkpoints, parts.generator)
         super().__init__(config, total_env_steps, loop, learner)
-        self._patiently(self._replay.sync)
+        self._patiently(self._catch_up)
+        self._envs = environments.make_training(config)
         self._collector = Collector(
-            environments.make(config.environment),
+            self._envs,
             self._replay.schema,
             seed=environments.seed_from(parts.generator),
             first_episode=_first_episode(parts),
@@ -90,11 +99,45 @@ class ReplayLoop(TrainingLoop):
         """Of the run's environment steps."""
         return self.env_steps / self._total_env_steps
 
+    @abstractmethod
+    def exploring(self) -> Arrays:
+        """What exploration holds on to."""
+
+    @abstractmethod
+    def explore_on(self, arrays: Arrays) -> None:
+        """Go on with what `exploring` gave."""
+
+    def under_way(self) -> Arrays:
+        """See TrainingLoop."""
+        assert isinstance(self._replay, ExactMirror)
+        return joined(
+            replay=self._patiently(self._replay.snapshot),
+            environments=where(self._envs),
+            collector=self._collector.arrays(),
+            exploring=self.exploring(),
+        )
+
+    def take_up(self, arrays: Arrays) -> None:
+        """See TrainingLoop; the replay is where it was already."""
+        self._collector.put_back(part(arrays, "collector"))
+        seen = self._collector.observations
+        bring_back(self._envs, part(arrays, "environments"), seen)
+        self.explore_on(part(arrays, "exploring"))
+
     def save(self) -> None:
         """See TrainingLoop; the replay's priorities become durable too, if it answers."""
         with suppress(ReplayUnavailable, StorageFull):
             self._replay.checkpoint()
         super().save()
+
+    def leave(self) -> None:
+        """Save what there is when the replay does not answer, and will not be waited for.
+
+        To go on exactly takes a checkpoint that the replay has a part in: then the one before
+        has to do, from which all is done again.
+        """
+        if not self.deterministic:
+            self.save()
 
     def close(self) -> None:
         """Return once the replay has all rows and counts of this run."""
@@ -103,16 +146,21 @@ class ReplayLoop(TrainingLoop):
     def step(self) -> None:
         """Collect a chunk, append it, and learn as much as it allows.
 
-        Redis takes a chunk in while the learner learns from those before.
+        Redis takes a chunk in while the learner learns from those before; but in a
+        deterministic run one waits for the other.
         """
         steps = self._collect()
         rows = self._collector.take()
-        self._patiently(lambda: self._replay.append_ahead(rows))
+        if self.deterministic:
+            self._patiently(lambda: self._replay.append(rows))
+            self._patiently(self._replay.sync)
+        else:
+            self._patiently(lambda: self._replay.append_ahead(rows))
         if self._replay.size < self._min_replay_size:
             return
         figures = self.learn(steps)
         if figures:
-            check_finite(figures, self._parts.checkpoints.steps())
+            check_finite(figures, self._parts.checkpoints.steps)
             figures["replay_size"] = float(self._replay.size)
             figures["replay_ratio"] = self._saved.updates * self.batch_size / self.env_steps
             self._parts.session.metrics(self.env_steps, figures)
@@ -125,6 +173,13 @@ class ReplayLoop(TrainingLoop):
             for episode in episodes:
                 self._parts.session.episode(self.env_steps, episode.episode_return, episode.length)
         return self._collector.held
+
+    def _catch_up(self) -> None:
+        if isinstance(self._replay, ExactMirror):
+            kept = None if self.resumed is None else part(self.resumed.arrays, "replay")
+            self._replay.go_back(kept)
+        else:
+            self._replay.sync()
 
     def _patiently(self, operation: Any) -> Any:
         session = self._parts.session
@@ -151,7 +206,7 @@ def run_loop(make: Callable[[], ReplayLoop], session: RunSession) -> bool:
     except (ReplayUnavailable, StorageFull):
         if not session.should_stop:
             raise
-        loop.save()
+        loop.leave()
         return False
 
 
@@ -162,7 +217,13 @@ def _first_episode(parts: ReplayParts) -> int:
     return int.from_bytes(digest[:4]) << 31  # ids are counted in int64 on the way
 
 
-def _open(config: ReplayConfig, sampling: Sampling, parts: ReplayParts) -> MirrorReplay:
-    schema = replay_schema(parts.spec, config.frame_stack, config.frame_pad)
-    name = config.name or parts.run_id
-    return MirrorReplay(ReplayStore(parts.resources.redis, name, schema, config.capacity), sampling)
+def _open(
+    config: TrainingConfig, replay: ReplayConfig, sampling: Sampling, parts: ReplayParts
+) -> MirrorReplay:
+    schema = replay_schema(parts.spec, replay.frame_stack, replay.frame_pad)
+    client, name = parts.resources.redis, replay.name or parts.run_id
+    if not config.deterministic:
+        return MirrorReplay(ReplayStore(client, name, schema, replay.capacity), sampling)
+    again = replay.room_for(config.checkpoint.period, config.environment.num_envs)
+    store = ReplayStore(client, name, schema, replay.capacity + again)
+    return ExactMirror(store, sampling, window=replay.capacity)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from services.common.registry import Evaluation
 from services.trainer.runs.history import HistoryWriter
@@ -22,11 +23,19 @@ class RunSession:
     Args:
         history: where events go.
         listener: told each event after it is written, such as a progress bar.
+        versions: that the history tells of already; a run that goes on may come by them again.
     """
 
-    def __init__(self, history: HistoryWriter, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        history: HistoryWriter,
+        listener: Listener | None = None,
+        versions: Iterable[int] = (),
+    ) -> None:
         self._history = history
         self._listener = listener
+        self.versions = frozenset(versions)
+        self.score: tuple[int, float] | None = None
         self._progress_due = 0.0
         self._metrics_due = 0.0
         self._sums: dict[str, tuple[float, int]] = {}
@@ -102,8 +111,10 @@ class RunSession:
     def evaluated(
         self, env_steps: int, evaluation: Evaluation, learned_reward: float | None = None
     ) -> None:
-        """The greedy policy was evaluated."""
+        """The greedy policy was evaluated; `score` says of which step, and what it came to."""
         self._evaluation = evaluation.mean_return
+        score = evaluation.mean_return if learned_reward is None else learned_reward
+        self.score = (env_steps, score)
         event = pb.PolicyEvaluated(
             env_steps=env_steps,
             episodes=evaluation.episodes,
@@ -122,6 +133,23 @@ class RunSession:
     def reward_model_fitted(self, event: pb.RewardModelFitted) -> None:
         """A reward model was fitted and judged; durable on return."""
         self._write(pb.RunEvent(reward_model_fitted=event), durable=True)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+        return {
+            "episodes": self.episodes,
+            "returns": list(self._returns),
+            "evaluation": self._evaluation,
+        }
+
+    def resume(self, env_steps: int, state: Mapping[str, Any], *, exact: bool) -> None:
+        """The run goes on from a checkpoint, with what `state` gave then."""
+        self.episodes = state["episodes"]
+        self._returns.extend(state["returns"])
+        self._evaluation = state["evaluation"]
+        self.begun(env_steps)
+        how = ", exactly as it was then" if exact else ""
+        self.say(f"resumed at {env_steps} env steps{how}")
 
     def checkpoint_saved(self, env_steps: int) -> None:
         """A checkpoint is durable."""

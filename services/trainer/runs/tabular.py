@@ -9,7 +9,10 @@ from gymnasium.vector import VectorEnv
 
 from services.trainer import environments
 from services.trainer.algorithms.tabular import TabularLearner
+from services.trainer.arrays import Arrays, joined, part
 from services.trainer.config import TabularRun
+from services.trainer.divergence import check_finite
+from services.trainer.retraced import bring_back, where
 from services.trainer.runs.episodes import EpisodeCounter
 from services.trainer.runs.loop import LoopParts, TrainingLoop
 from services.trainer.schedules import epsilons
@@ -22,7 +25,7 @@ class TabularLoop(TrainingLoop):
     def __init__(self, config: TabularRun, learner: TabularLearner, parts: LoopParts) -> None:
         self._config, self._learner, self._parts = config.tabular, learner, parts
         super().__init__(config, config.tabular.total_env_steps, parts, learner)
-        self._envs: VectorEnv[Any, Any, Any] = environments.make(config.environment)
+        self._envs: VectorEnv[Any, Any, Any] = environments.make_training(config)
         count = self._envs.num_envs
         self._states = self._envs.reset(seed=environments.seed_from(parts.generator))[0]
         self._actions = learner.choose(self._states, self._epsilon(), parts.generator)
@@ -31,9 +34,21 @@ class TabularLoop(TrainingLoop):
 
     def run(self) -> bool:
         """See TrainingLoop."""
-        if self.env_steps == 0:
+        if self.resumed is None:
             self.evaluate()
         return super().run()
+
+    def under_way(self) -> Arrays:
+        """See TrainingLoop."""
+        kept = {"states": self._states, "actions": self._actions, "ended": self._ended}
+        return kept | joined(environments=where(self._envs), episodes=self._episodes.arrays())
+
+    def take_up(self, arrays: Arrays) -> None:
+        """See TrainingLoop."""
+        self._states, self._actions = arrays["states"].copy(), arrays["actions"].copy()
+        self._ended = arrays["ended"].copy()
+        bring_back(self._envs, part(arrays, "environments"), self._states)
+        self._episodes.put_back(part(arrays, "episodes"))
 
     def step(self) -> None:
         """A step of each environment, and an update for each that was not being reset."""
@@ -60,6 +75,7 @@ class TabularLoop(TrainingLoop):
         if errors:
             size = float(np.abs(errors).mean())
             figures = {"td_error": size, "epsilon": epsilon}
+            check_finite(figures, self._parts.checkpoints.steps)
             self._parts.session.metrics(self.env_steps, figures)
 
     def _epsilon(self) -> float:

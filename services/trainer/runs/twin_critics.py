@@ -12,8 +12,10 @@ import torch
 from services.common.replay import Sampling
 from services.common.spec import Distribution
 from services.trainer.algorithms.twin_critics import TwinCriticsLearner
+from services.trainer.arrays import Arrays
 from services.trainer.collector import Choice
 from services.trainer.config import SACRun, TD3Run
+from services.trainer.divergence import check_acting
 from services.trainer.exploration import HeldNoise
 from services.trainer.runs.replay_loop import ReplayLoop, ReplayParts, run_loop
 
@@ -47,12 +49,21 @@ class TwinCriticsRun(ReplayLoop):
         """See ReplayLoop."""
         return self._rates.batch_size
 
+    def exploring(self) -> Arrays:
+        """See ReplayLoop."""
+        return self._noise.arrays()
+
+    def explore_on(self, arrays: Arrays) -> None:
+        """See ReplayLoop."""
+        self._noise.put_back(arrays)
+
     def act(self, observations: Array) -> Choice:
         """See ReplayLoop."""
         head, spec = self._learner.head, self._parts.spec
         if self._replay.size < self._min_replay_size:
             return self._choose_evenly(len(observations))
         parameters = self._learner.parameters(observations)
+        check_acting(parameters, self._parts.checkpoints.steps)
         if spec.distribution == Distribution.LOGITS:
             actions = head.draw(parameters, self._parts.generator)
         elif self._spread is not None:

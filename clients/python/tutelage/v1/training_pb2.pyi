@@ -74,6 +74,7 @@ class Run(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ENV_STEPS_FIELD_NUMBER: _builtins.int
     QUEUE_PLACE_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Unique name, such as "cartpole-dqn-20261122-101500-3f2a"."""
     preset: _builtins.str
@@ -110,6 +111,10 @@ class Run(_message.Message):
     def published_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Versions published, oldest first."""
 
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
+        """What is kept of it, oldest first. GetRun alone fills this in."""
+
     def __init__(
         self,
         *,
@@ -127,14 +132,59 @@ class Run(_message.Message):
         error: _builtins.str = ...,
         checkpoint_env_steps: _builtins.int = ...,
         queue_place: _builtins.int = ...,
+        checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "checkpoint_env_steps", b"checkpoint_env_steps", "config_yaml", b"config_yaml", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "policy", b"policy", "preset", b"preset", "progress", b"progress", "published_versions", b"published_versions", "queue_place", b"queue_place", "run_id", b"run_id", "seed", b"seed", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "checkpoint_env_steps", b"checkpoint_env_steps", "checkpoints", b"checkpoints", "config_yaml", b"config_yaml", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "policy", b"policy", "preset", b"preset", "progress", b"progress", "published_versions", b"published_versions", "queue_place", b"queue_place", "run_id", b"run_id", "seed", b"seed", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """A state of a run on disk. The newest is what it goes on from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENV_STEPS_FIELD_NUMBER: _builtins.int
+    SAVED_AT_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    env_steps: _builtins.int
+    """Environment steps of the run."""
+    bytes: _builtins.int
+    """Its size on disk."""
+    score: _builtins.float
+    """What an evaluation of the policy at this step came to: the mean return, or the mean
+    learned reward where a reward model takes part; unset where there was none.
+    """
+    best: _builtins.bool
+    """Whether its score is the best of those the run had."""
+    @_builtins.property
+    def saved_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was saved."""
+
+    def __init__(
+        self,
+        *,
+        env_steps: _builtins.int = ...,
+        saved_at: _timestamp_pb2.Timestamp | None = ...,
+        bytes: _builtins.int = ...,
+        score: _builtins.float | None = ...,
+        best: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "saved_at", b"saved_at", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "best", b"best", "bytes", b"bytes", "env_steps", b"env_steps", "saved_at", b"saved_at", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class RunProgress(_message.Message):

@@ -100,7 +100,7 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """The state of one run.
+        """The state of one run, its checkpoints included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class TrainingServiceStub:
     FAILED_PRECONDITION: the run is queued, running or succeeded.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
-    """The state of one run."""
+    """The state of one run, its checkpoints included."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     """Runs, newest first."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
@@ -68,7 +68,7 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     FAILED_PRECONDITION: the run is queued, running or succeeded.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
-    """The state of one run."""
+    """The state of one run, its checkpoints included."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Runs, newest first."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
@@ -113,7 +113,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.GetRunResponse, _abc.Awaitable[_training_pb2.GetRunResponse]]:
-        """The state of one run."""
+        """The state of one run, its checkpoints included."""
 
     @_abc_1.abstractmethod
     def ListRuns(
