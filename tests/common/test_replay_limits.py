@@ -20,7 +20,7 @@ from services.common.replay import (
     list_replays,
     open_replay,
 )
-from services.common.replay.shard import APPENDED, DUPLICATE, WAIT
+from services.common.replay.answers import APPENDED, DUPLICATE, WAIT
 
 TWO = SCHEMA.pack(make_rows(1, range(2)))
 

@@ -35,10 +35,11 @@ from services.common.replay import (
     mirror,
     ration,
 )
+from services.common.replay.answers import Tail
 from services.common.replay.local import LocalReplay
 from services.common.replay.ring import NONE
 from services.common.replay.samplers import Drawn
-from services.common.replay.shard import ReplayShard, Tail
+from services.common.replay.shard import ReplayShard
 
 STACKED = ReplaySchema.transitions((1,), "float32", stack=3)
 

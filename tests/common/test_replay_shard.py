@@ -10,7 +10,8 @@ from replay_rig import SCHEMA, make_rows
 from services.common.errors import ReplayDataLost
 from services.common.replay import ReplaySchema, ReplayStore
 from services.common.replay import shard as shard_module
-from services.common.replay.shard import APPENDED, DUPLICATE, GAP, MISSING, ReplayShard
+from services.common.replay.answers import APPENDED, DUPLICATE, GAP, MISSING
+from services.common.replay.shard import ReplayShard
 
 THREE = SCHEMA.pack(make_rows(1, range(2)))  # two steps and what they led to
 

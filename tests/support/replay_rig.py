@@ -10,10 +10,11 @@ import numpy as np
 import redis
 
 from services.common.errors import ReplayUnavailable
+from services.common.replay.answers import Appended
 from services.common.replay.flight import Flight
 from services.common.replay.fragments import assemble
 from services.common.replay.schema import LEAD, STEP, ReplaySchema, Rows
-from services.common.replay.shard import Appended, ReplayShard
+from services.common.replay.shard import ReplayShard
 
 SCHEMA = ReplaySchema.transitions((1,), "float32")
 

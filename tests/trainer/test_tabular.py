@@ -200,5 +200,5 @@ def test_states_that_cannot_be_counted_are_refused(resources: Resources, tmp_pat
     assert status == pb.RUN_STATUS_FAILED
     assert "cannot be counted" in made.history.read_text()
     cards = EnvironmentConfig(id="Blackjack-v1")
-    with pytest.raises(InvalidConfig, match="observes Tuple.*expected Discrete from 0, a Box"):
+    with pytest.raises(InvalidConfig, match=r"observes Tuple.*expected Discrete from 0, a Box"):
         environments.spec_of(cards, Distribution.Q_VALUES)

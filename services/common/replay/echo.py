@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from services.common.replay.answers import APPENDED, Appended
 from services.common.replay.schema import ReplaySchema, Rows
-from services.common.replay.shard import APPENDED, Appended
 
 MOST_BYTES = 16 << 20
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from services.common.errors import DataCorrupted
+from services.common.replay.answers import Appended, Tail
 from services.common.replay.batch import Batch, SequenceBatch
 from services.common.replay.echo import Echo
 from services.common.replay.local import LocalReplay, Sampling
@@ -14,7 +15,7 @@ from services.common.replay.producer import ReplayProducer
 from services.common.replay.ration import Ration
 from services.common.replay.ring import Ring
 from services.common.replay.schema import Rows
-from services.common.replay.shard import Appended, ReplayShard, Tail
+from services.common.replay.shard import ReplayShard
 from services.common.replay.store import ReplayStore
 
 ROWS_A_TRIP = 1 << 15

@@ -16,17 +16,10 @@ from services.common.errors import (
     ReplayDataLost,
     ReplayUnavailable,
 )
+from services.common.replay.answers import APPENDED, DUPLICATE, GAP, MISSING, WAIT, Appended
 from services.common.replay.flight import Flight
 from services.common.replay.schema import STEP, Rows
-from services.common.replay.shard import (
-    APPENDED,
-    DUPLICATE,
-    GAP,
-    MISSING,
-    REMEMBERED_S,
-    WAIT,
-    Appended,
-)
+from services.common.replay.shard import REMEMBERED_S
 from services.common.replay.store import ReplayStore
 
 KEPT_S = 10.0

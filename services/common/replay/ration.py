@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from services.common.errors import ReplayUnavailable
+from services.common.replay.answers import Tail
 from services.common.replay.limiter import Limits
-from services.common.replay.shard import Tail
 
 TIMEOUT_S = 300.0
 POLL_S = 0.02

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import InvalidConfig, ReplayDataLost
+from services.common.replay.answers import Asking
 from services.common.replay.batch import Batch, Floats, SequenceBatch, Transitions, joined
 from services.common.replay.local import Sampling
 from services.common.replay.producer import ReplayProducer
@@ -17,7 +18,6 @@ from services.common.replay.ration import Ration
 from services.common.replay.ring import Index
 from services.common.replay.samplers import Drawn, Uniform
 from services.common.replay.schema import STEP, Rows
-from services.common.replay.shard import Asking
 from services.common.replay.store import ReplayStore
 
 SYNC_PERIOD_S = 0.25

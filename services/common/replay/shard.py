@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,153 +13,20 @@ from redis.exceptions import NoPermissionError
 
 from services.common.errors import InvalidInput, ReplayDataLost, ReplayUnavailable
 from services.common.replay import keys, scripts
+from services.common.replay.answers import Appended, Asking, Numbers, Sampled, SavedPriorities, Tail
 from services.common.replay.connection import Client, explained
 from services.common.replay.flight import Flight, server_of
 from services.common.replay.limiter import Limits
 from services.common.replay.schema import STEP, ReplaySchema
+from services.common.replay.shard_stats import ShardStats, pairs, stats_of
 
 BLOCK_BYTES = 4 << 20
 TRIP_BYTES = 64 << 20
 PRIORITY_BLOCK = 1 << 16
 REMEMBERED_S = 24 * 3600
-APPENDED, DUPLICATE, GAP, MISSING, WAIT = range(5)
 _CUT, _CUT_ANOTHER, _CUT_SHORT, _CUT_OVERWRITTEN = range(4)
 _DURABLE_WITHIN_MS = 5000
-_ACTIVE_S = 60.0
-_RATE_OVER_S = 10.0
 _MSGPACK_UINT64 = np.dtype([("type", "u1"), ("value", ">u8")])
-
-Numbers = npt.NDArray[np.int64]
-
-
-class Appended(NamedTuple):
-    """What became of a chunk.
-
-    status: APPENDED; DUPLICATE: it was appended before; GAP: the chunks from `at` on are
-        missing; MISSING: the replay is not there; WAIT: the limits say so.
-    at: a sequence number: this chunk's, or the first missing one.
-    head: rows ever appended to the shard.
-    wait_ms: until trying again makes sense.
-    ahead: samples that learners must draw before this chunk fits.
-    epoch: see `Tail`; only where APPENDED.
-    """
-
-    status: int
-    at: int
-    head: int
-    wait_ms: int = 0
-    ahead: int = 0
-    epoch: int = 0
-
-
-class Tail(NamedTuple):
-    """The newest rows, and what a reader must know of them.
-
-    head: rows ever appended to the shard.
-    first: the number of the first row in `data`.
-    data: packed rows.
-    epoch: changes when Redis was restarted, a replica took over, or the replay was made anew.
-    previous_epoch: the one before it. For who had that one, rows numbered below `epoch_head`
-        are what they were; those from there on may have been lost, and others have come there.
-        For who had yet another, all rows may be others.
-    epoch_head: the head when this epoch began.
-    inserted, sampled: step rows ever appended and rows ever sampled, as the limits count them.
-    """
-
-    head: int
-    first: int
-    data: bytes
-    epoch: int
-    previous_epoch: int
-    epoch_head: int
-    inserted: int
-    sampled: int
-
-
-class Sampled(NamedTuple):
-    """Rows by number.
-
-    head: rows ever appended to the shard.
-    data: packed rows, before + 1 + after for each number; zeros where they are not there.
-    missing: positions among the numbers of those that are not there, ascending.
-    """
-
-    head: int
-    data: bytes
-    missing: Numbers
-
-
-class SavedPriorities(NamedTuple):
-    """What a sampler saved: priorities (capacity,) by slot, 0 where none was."""
-
-    head: int
-    maximum: float
-    priorities: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ShardStats:
-    """A shard as seen from outside.
-
-    rows: in the ring.
-    head: ever appended.
-    inserted, sampled: step rows ever appended, and rows ever sampled from it.
-    waits: appends that the limits told to wait.
-    producers: how many appended within the last minute.
-    row_bytes: of a packed row.
-    bytes: of Redis's memory.
-    oldest_age_s: since the oldest rows were appended, to a 64th of the ring; None when empty.
-    rows_per_s: appended over the last 10 s or more.
-    samples_per_s: as the limits reckon with, 0 when none were drawn for a minute.
-    behind: rows that the learner which reported samples last has not taken notice of; None
-        before the first did.
-    epoch_head: the head when Redis was last seen to have come back; 0 if it never was.
-    limits: in force.
-    """
-
-    rows: int
-    head: int
-    inserted: int
-    sampled: int
-    waits: int
-    producers: int
-    row_bytes: int
-    bytes: int
-    oldest_age_s: float | None
-    rows_per_s: float
-    samples_per_s: float
-    behind: int | None
-    epoch_head: int
-    limits: Limits | None
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Rows that were asked for ahead.
-
-    read: makes them of the script's answer.
-    ask_again: in the usual way, where there was no answer, or an error.
-    """
-
-    flight: Flight | None
-    read: Callable[[Any], Sampled]
-    ask_again: Callable[[], Sampled]
-
-    def land(self) -> Sampled:
-        """The rows, once; errors are those of `ReplayShard.sample`."""
-        if self.flight is not None:
-            try:
-                answer = self.flight.land()
-            except redis.RedisError:  # such as that the script is not known, or that keys moved
-                pass
-            else:
-                return self.read(answer)
-        return self.ask_again()
-
-    def drop(self) -> None:
-        """Nobody wants them."""
-        if self.flight is not None:
-            self.flight.drop()
 
 
 class ReplayShard:
@@ -422,27 +288,8 @@ class ReplayShard:
         fields, times, memory, now_ms = answer
         if not fields:
             raise self._gone()
-        meta = {k.decode(): v for k, v in _pairs(fields).items()}
-        head = int(meta["head"])
-        began = self._began(head, {int(k): int(v) for k, v in _pairs(times).items()})
-        chunks = [value for key, value in meta.items() if key.startswith("producer:")]
-        active = [c for c in chunks if now_ms - int(c.split()[1]) < 1000 * _ACTIVE_S]
-        sampling = now_ms - int(meta.get("sample_ms", 0)) < 1000 * _ACTIVE_S
-        return ShardStats(
-            rows=min(head, self.capacity),
-            head=head,
-            inserted=int(meta["inserted"]),
-            sampled=int(meta["sampled"]),
-            waits=int(meta["waits"]),
-            producers=len(active),
-            row_bytes=self.schema.row_bytes,
-            bytes=int(memory),
-            oldest_age_s=(now_ms - began[0][1]) / 1000 if began else None,
-            rows_per_s=_rate(head, began, now_ms),
-            samples_per_s=float(meta.get("sample_rate", 0)) if sampling else 0.0,
-            behind=max(0, head - int(meta["read_to"])) if "read_to" in meta else None,
-            epoch_head=int(meta["epoch_head"]),
-            limits=_limits(meta),
+        return stats_of(
+            pairs(fields), pairs(times), int(memory), now_ms, self.capacity, self.schema.row_bytes
         )
 
     def remove(self) -> None:
@@ -451,19 +298,6 @@ class ReplayShard:
         with explained(f"removing replay {self.name}"):
             found = [*self._client.scan_iter(match=pattern, count=1000)]
             self._client.unlink(self._meta, *found)
-
-    def _began(self, head: int, times: dict[int, int]) -> list[tuple[int, int]]:
-        """Row numbers, oldest first, and when each was appended in ms; see `scripts.APPEND`."""
-        if not head:
-            return []
-        part_rows = -(-self.capacity // 64)
-        oldest = max(0, head - self.capacity) // part_rows
-        newest = (head - 1) // part_rows
-        return [
-            (part * part_rows, times[part % 65])
-            for part in range(oldest, newest + 1)
-            if part % 65 in times
-        ]
 
     def _priorities(self, sampler: str) -> str:
         keys.check_name(sampler)
@@ -482,26 +316,6 @@ def _msgpack(numbers: Numbers) -> bytes:
     packed = np.empty(len(numbers), dtype=_MSGPACK_UINT64)
     packed["type"], packed["value"] = 0xCF, numbers
     return b"\xdd" + len(numbers).to_bytes(4, "big") + packed.tobytes()
-
-
-def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _rate(head: int, began: list[tuple[int, int]], now_ms: int) -> float:
-    if not began:
-        return 0.0
-    before = [b for b in began if now_ms - b[1] >= 1000 * _RATE_OVER_S]
-    row, ms = before[-1] if before else began[0]
-    return 1000 * (head - row) / max(1, now_ms - ms)
-
-
-def _limits(meta: dict[str, bytes]) -> Limits | None:
-    if "samples_per_insert" not in meta:
-        return None
-    return Limits(
-        float(meta["samples_per_insert"]), float(meta["error_buffer"]), int(meta["min_size"])
-    )
 
 
 def _escaped(prefix: str) -> str:

@@ -7,22 +7,22 @@ from typing import Any
 
 from services.common.errors import InvalidInput, NotFound
 from services.common.replay import keys
-from services.common.replay.connection import Client, explained
-from services.common.replay.limiter import Limits
-from services.common.replay.schema import ReplaySchema
-from services.common.replay.shard import (
+from services.common.replay.answers import (
     APPENDED,
     DUPLICATE,
     GAP,
     MISSING,
     WAIT,
     Appended,
-    ReplayShard,
     Sampled,
     SavedPriorities,
-    ShardStats,
     Tail,
 )
+from services.common.replay.connection import Client, explained
+from services.common.replay.limiter import Limits
+from services.common.replay.schema import ReplaySchema
+from services.common.replay.shard import ReplayShard
+from services.common.replay.shard_stats import ShardStats
 
 __all__ = [
     "APPENDED",
