@@ -63,7 +63,10 @@ def _end_with_failure(task: asyncio.Task[None]) -> None:
 
 
 def run_one(settings: TrainerSettings, run_id: str) -> None:
-    """Be the process of one run. SIGINT stops it for good, SIGTERM until the next start."""
+    """Be the process of one run. SIGUSR1 stops it for good, SIGTERM until the next start.
+
+    Until it listens there is nothing to save, and either ends it at once.
+    """
     from services.trainer.runs.execute import execute
     from services.trainer.runs.session import RunSession
 
@@ -76,7 +79,7 @@ def run_one(settings: TrainerSettings, run_id: str) -> None:
             stopped_as.append(pb.RUN_STATUS_QUEUED if interrupted else pb.RUN_STATUS_STOPPED)
             session.stop()
 
-        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGUSR1, stop)
         signal.signal(signal.SIGTERM, stop)
 
     execute(
@@ -93,8 +96,6 @@ def main() -> None:
         settings = load(TrainerSettings)
         configure_logging("trainer", settings.log_format, settings.log_level)
         if sys.argv[1:2] == ["run"] and len(sys.argv) == 3:
-            # Until the run listens there is nothing to save, and nothing to say.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
             run_one(settings, sys.argv[2])
             return
         asyncio.run(serve(settings))

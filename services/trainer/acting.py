@@ -108,8 +108,9 @@ def normalised(gain: torch.Tensor, shift: torch.Tensor, epsilon: float = 1e-5) -
 def run(steps: list[Step], observations: Array) -> npt.NDArray[np.float32]:
     """Observations (B, *shape) through the steps."""
     x: Array = observations.astype(np.float32, copy=False)
-    for step in steps:
-        x = step(x)
+    with np.errstate(over="ignore", invalid="ignore"):  # what diverges is found by its loss
+        for step in steps:
+            x = step(x)
     return x
 
 

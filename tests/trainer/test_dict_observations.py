@@ -80,15 +80,17 @@ def test_stretches_are_made_of_parts_too(resources: Resources, tmp_path: Path) -
 
 
 def test_learners_on_rollouts_learn_from_all_parts(tmp_path: Path) -> None:
+    for name in ("ppo", "pqn"):
+        (tmp_path / name).mkdir()
     content = ppo_config("ProbeParts-v0", total_env_steps=4000).model_dump(mode="json")
     content["network"]["image"] = SEEN
-    ppo = learn_on_policy(parse(content, "test"), tmp_path)  # type: ignore[arg-type]
+    ppo = learn_on_policy(parse(content, "test"), tmp_path / "ppo")  # type: ignore[arg-type]
     payable = [case for case in CASES if case[2] < 2]
     wanted = [side ^ turned for side, turned, _ in payable]
     np.testing.assert_array_equal(ppo.greedy(together(payable)), wanted)
     content = pqn_config("ProbeParts-v0", total_env_steps=256).model_dump(mode="json")
     content["network"]["image"] = {**SEEN, "norm": "layer"}
-    pqn = learn_pqn(parse(content, "test"), tmp_path)  # type: ignore[arg-type]
+    pqn = learn_pqn(parse(content, "test"), tmp_path / "pqn")  # type: ignore[arg-type]
     assert pqn.greedy(together()).shape == (len(CASES),)
 
 

@@ -118,7 +118,7 @@ class RunManager:
                 _write_status(view.folder, pb.RUN_STATUS_STOPPED)
             return view.refresh()
         self._stopping.add(run_id)
-        worker.send_signal(signal.SIGINT)
+        worker.send_signal(signal.SIGUSR1)  # to which Python, while it starts, has no words
         await self._gone(run_id)
         return view.refresh()
 
