@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from inference_process import InferenceProcess, environment
@@ -103,9 +104,10 @@ async def test_calls_under_way_finish_when_told_to_stop(
     space = ObservationSpace(dtype="float32", shape=(64,))
     publish(registry, slow, spec=_spec(space))
     service: InferenceProcess = start_service(inference_max_batch=16)
-    rows = [[0.1] * 64] * 700
+    rows = np.full((700, 64), 0.1, np.float32)
 
     async with AsyncClient(service.address) as client:
+        await client.act_batch(rows[:1], timeout_s=30)  # connected, and the model is there
         calls = [asyncio.create_task(client.act_batch(rows, timeout_s=30)) for _ in range(4)]
         await asyncio.sleep(0.2)
         service.process.send_signal(number)
