@@ -45,6 +45,7 @@ from services.trainer.networks import QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
 from services.trainer.runs import off_policy, twin_critics
+from services.trainer.runs.arithmetic import arithmetic
 from services.trainer.runs.fine_tuning import fine_tune
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.loop import LoopParts
@@ -94,7 +95,8 @@ def execute(
         on_session(session)
         try:
             session.status(pb.RUN_STATUS_RUNNING)
-            finished = _run(folder, session, resources, view.attempts)
+            with arithmetic(deterministic=_deterministic(folder)):
+                finished = _run(folder, session, resources, view.attempts)
             status = pb.RUN_STATUS_SUCCEEDED if finished else stopped_status()
             session.status(status)
         except TutelageError as error:
@@ -130,10 +132,13 @@ def _both(first: Listener | None, second: Listener | None) -> Listener | None:
     return tell
 
 
+def _deterministic(folder: RunFolder) -> bool:
+    config = folder.config()
+    return isinstance(config, TrainingConfig) and config.deterministic
+
+
 def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: int) -> bool:
     config = folder.config()
-    torch.set_num_threads(1)  # small networks: threads cost more than they bring
-    _use_deterministic_algorithms(isinstance(config, TrainingConfig) and config.deterministic)
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     match config:
@@ -151,12 +156,6 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_on_policy(config, folder, session, resources, generator)
         case RLHFRun():
             return fine_tune(config, folder, session, resources, generator)
-
-
-def _use_deterministic_algorithms(wanted: bool) -> None:
-    torch.use_deterministic_algorithms(wanted)
-    # Nothing here reads memory that it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _train_dqn(
