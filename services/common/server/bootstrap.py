@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common.errors import ResourceExhausted
 from services.common.ports import port_is_free
+from services.common.server import aio
+from services.common.server.calls import MethodTable
 from services.common.server.errors import ErrorInterceptor
 
 log = structlog.get_logger()
@@ -68,6 +71,11 @@ class Service:
 
     name: str
     register: Callable[[grpc.aio.Server], object]
+
+    @classmethod
+    def of(cls, table: MethodTable) -> Service:
+        """A table of methods as a service of grpc.aio."""
+        return cls(table.name, functools.partial(aio.register, table))
 
 
 class GrpcServer:

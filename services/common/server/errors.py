@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from prometheus_client import Counter, Histogram
 
 from services.common import errors
+from services.common.server.calls import unreadable
 
 log = structlog.get_logger()
 
@@ -73,7 +74,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wrap the method's handler, once; unary requests only, as all of the platform's are."""
+        """Wrap the method's handler, once."""
         method: str = details.method
         guarded = self._guarded.get(method)
         if guarded is not None:
@@ -97,17 +98,21 @@ def _guard(handler: Any, method: str) -> Any:
             _guard_stream(handler.unary_stream, _reader(handler, method), method),
             response_serializer=handler.response_serializer,
         )
+    if handler.stream_stream:  # of a table of methods: the handler reads the messages itself
+        return grpc.stream_stream_rpc_method_handler(
+            _guard_stream(handler.stream_stream, lambda requests: requests, method)
+        )
     return handler
 
 
 def _reader(handler: Any, method: str) -> Callable[[bytes], Any]:
-    deserialize, name = handler.request_deserializer, method.rsplit("/", 1)[-1]
+    deserialize = handler.request_deserializer or bytes
 
     def read(content: bytes) -> Any:
         try:
             return deserialize(content)
         except DecodeError as error:
-            raise errors.InvalidInput(f"the request is not what {name} takes: {error}") from None
+            raise unreadable(method, error) from None
 
     return read
 
@@ -131,9 +136,9 @@ def _guard_unary(call: Any, read: Callable[[bytes], Any], method: str) -> Any:
     return guarded
 
 
-def _guard_stream(call: Any, read: Callable[[bytes], Any], method: str) -> Any:
+def _guard_stream(call: Any, read: Callable[[Any], Any], method: str) -> Any:
     async def guarded(
-        content: bytes, context: grpc.aio.ServicerContext[Any, Any]
+        content: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         try:
             async for reply in call(read(content), context):
