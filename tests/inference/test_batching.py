@@ -66,7 +66,9 @@ def lean(angle: float, rows: int = 1, **rest: object) -> Question:
 def answers(batcher: Batcher, questions: Sequence[Question]) -> list[Reply]:
     """Every question's reply, whenever it comes."""
     now = batcher.ask(questions)
-    return [q.call.wait() if reply is None else reply for q, reply in zip(questions, now, strict=True)]
+    return [
+        q.call.wait() if reply is None else reply for q, reply in zip(questions, now, strict=True)
+    ]
 
 
 def action(reply: Reply) -> int:
