@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from services.common.server import ServerOptions
+from services.common.server.bootstrap import Transport
 from services.common.settings import PlatformSettings, port_of
 
 MIB = 1 << 20
@@ -15,6 +16,11 @@ MIB = 1 << 20
 class InferenceSettings(PlatformSettings):
     """How policies are served, beside where things are."""
 
+    inference_transport: Transport = Field(
+        "auto",
+        description="native: connections belong to C++, which hands Python batches; aio: grpc.aio; "
+        "auto: native where it has been built.",
+    )
     inference_poll_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         1.0, description="Seconds between two looks at the policy repository."
     )
@@ -68,4 +74,6 @@ class InferenceSettings(PlatformSettings):
             grace_s=self.grace_s,
             drain_s=self.inference_drain_s,
             max_connection_age_s=self.inference_max_connection_age_s,
+            transport=self.inference_transport,
+            max_waiting_calls=self.inference_queue_limit,
         )
