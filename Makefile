@@ -8,7 +8,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help native run demo tensorboard test learn bench-serve bench-replay bench-train bench-demo lint format type proto k8s-check clean
+.PHONY: help native run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ learn: $(VENV)/.dev ## Train the presets on many seeds (hours): ROWS=cartpole-dq
 
 bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s, p50, p99
 	@$(BIN)/python tests/benchmarks/bench_serve.py
+
+soak: $(VENV)/.dev ## Ten minutes of load, new versions and hostile callers on the inference service
+	@$(BIN)/python tests/benchmarks/soak_serve.py
 
 bench-replay: $(VENV)/.dev ## The replay beside others (installed on demand): rows/s, µs a batch
 	@$(BIN)/python tests/benchmarks/bench_replay.py
