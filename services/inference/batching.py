@@ -1,36 +1,43 @@
-"""Runs waiting requests as one batch, without making any of them wait for company.
+"""Runs waiting questions as one batch, without making any of them wait for company.
 
-A request is queued and the queue is run in the event loop's next turn. Requests that arrived
-in one turn, or while a longer run was under way in a thread, share a run.
+Questions that arrive together are run together, at once where the model is quick. Where it
+is not, they wait in a queue that a thread works off, and those that arrive in the meantime
+share its next run.
 """
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 
-from services.common.errors import ResourceExhausted, TutelageError
+from services.common.errors import ResourceExhausted
+from services.common.server.calls import Call, Reply
 from services.inference import metrics
 from services.inference.distribution import Decisions, Masks, Seeds
 from services.inference.runner import Observations, PolicyRunner
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Question:
     """One or more observations `(n, *shape)` to decide on together, checked against the spec.
 
-    masks: (n, actions); None allows all. seeds: (n,); None is greedy.
+    call: who asks. encode: makes the reply. masks: (n, actions); None allows all.
+    seeds: (n,); None is greedy. with_probabilities: whether the reply has them.
     """
 
+    call: Call
+    encode: Encode
     observations: Observations
     masks: Masks | None = None
     temperature: float = 1.0
     seeds: Seeds | None = None
+    with_probabilities: bool = False
 
     @property
     def rows(self) -> int:
@@ -38,26 +45,13 @@ class Question:
         return len(self.observations)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The decisions of a whole batch, and the row at which the question's own start."""
-
-    decisions: Decisions
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    question: Question
-    future: asyncio.Future[Answer]
-    since: float
-
-
-Outcome = Answer | TutelageError
+# A question's serialized reply, from the decisions of its whole batch and the row at which its
+# own start.
+Encode = Callable[[Question, Decisions, int], bytes]
 
 
 class Batcher:
-    """The queue of one loaded version. Belongs to one event loop."""
+    """Runs the questions of one loaded version, whichever threads they come from."""
 
     def __init__(
         self,
@@ -74,101 +68,115 @@ class Batcher:
         self._max_batch = max_batch
         self._queue_limit = queue_limit
         self._inline_s = inline_s
-        self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Waiting] = deque()
+        self._lock = threading.Lock()  # of the three below
+        self._queue: deque[Question] = deque()
         self._rows = 0
-        self._scheduled = False
+        self._working = False
         self._policy = policy
         self._queued = metrics.QUEUE.labels(policy)
         self._ran = metrics.RUN.labels(policy)
         self._batch_rows = metrics.BATCH_ROWS.labels(policy)
 
-    def ask(self, question: Question) -> asyncio.Future[Answer]:
-        """Queue a question; cancelling the future takes it out again.
+    def ask(self, questions: Sequence[Question]) -> list[Reply | None]:
+        """Replies to questions: at once where the model is quick and nobody is waiting for it.
 
-        Raises:
-            ResourceExhausted: at once, when too many observations are waiting.
+        None stands for one that was queued: its call is answered from another thread. One that
+        is too many for the queue has ResourceExhausted for a reply.
         """
+        rows = sum(question.rows for question in questions)
+        if not self._working and self.runner.run_s(rows) <= self._inline_s:
+            return [
+                reply
+                for batch in split(questions, self._max_batch)
+                for reply in self._replies(batch)
+            ]
+        return self._enqueue(questions)
+
+    def _enqueue(self, questions: Sequence[Question]) -> list[Reply | None]:
+        with self._lock:
+            refusals = [self._wait_or_refuse(question) for question in questions]
+            idle = not self._working
+            self._working = True
+        if idle:
+            self._executor.submit(self._work)
+        return list(refusals)
+
+    def _wait_or_refuse(self, question: Question) -> ResourceExhausted | None:
         if self._queue and self._rows + question.rows > self._queue_limit:
             metrics.REFUSED.labels(self._policy).inc()
-            raise ResourceExhausted(
+            return ResourceExhausted(
                 f"{self._rows} observations are waiting for policy {self._policy!r}, "
                 f"the limit is {self._queue_limit}; try again in a moment"
             )
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._queue.append(_Waiting(question, future, time.perf_counter()))
+        self._queue.append(question)
         self._rows += question.rows
-        self._schedule()
-        return future
+        return None
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._run_next)
-
-    def _run_next(self) -> None:
-        batch = self._take()
+    def _work(self) -> None:
+        with self._lock:
+            batch = self._take()
+            self._working = bool(batch)
         if not batch:
-            self._scheduled = False
             return
-        started = time.perf_counter()
-        for waiting in batch:
-            self._queued.observe(started - waiting.since)
-        questions = [waiting.question for waiting in batch]
-        if self.runner.run_s(sum(q.rows for q in questions)) <= self._inline_s:
-            self._finish(batch, self._answer(questions))
-        else:
-            run = self._loop.run_in_executor(self._executor, self._answer, questions)
-            run.add_done_callback(lambda done: self._finish(batch, done.result()))
+        for question, reply in zip(batch, self._replies(batch), strict=True):
+            question.call.answer(reply)
+        self._executor.submit(self._work)  # behind what waits for other versions
 
-    def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
+    def _take(self) -> list[Question]:
+        batch: list[Question] = []
         rows = 0
         while self._queue:
-            waiting = self._queue[0]
-            if waiting.future.done():
+            question = self._queue[0]
+            if question.call.cancelled():
                 metrics.DROPPED.labels(self._policy).inc()
-            elif batch and rows + waiting.question.rows > self._max_batch:
+            elif batch and rows + question.rows > self._max_batch:
                 break
             else:
-                batch.append(waiting)
-                rows += waiting.question.rows
+                batch.append(question)
+                rows += question.rows
             self._queue.popleft()
-            self._rows -= waiting.question.rows
+            self._rows -= question.rows
         return batch
 
-    def _finish(self, batch: list[_Waiting], outcomes: list[Outcome]) -> None:
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            if waiting.future.done():
-                continue
-            if isinstance(outcome, Answer):
-                waiting.future.set_result(outcome)
-            else:
-                waiting.future.set_exception(outcome)
-        self._scheduled = False
-        if self._queue:
-            self._schedule()
-
-    def _answer(self, questions: list[Question]) -> list[Outcome]:
-        started = time.perf_counter()
+    def _replies(self, questions: Sequence[Question]) -> list[Reply]:
+        started, clock = time.perf_counter(), time.monotonic()
+        self._queued.observe_all([clock - question.call.arrived for question in questions])
         try:
-            outcomes: list[Outcome] = list(_answer_together(self.runner, questions))
-        except TutelageError as error:
+            decisions, starts = _decide(self.runner, questions)
+            replies: list[Reply] = [
+                question.encode(question, decisions, start)
+                for question, start in zip(questions, starts, strict=True)
+            ]
+        except Exception as error:  # noqa: BLE001 - whatever it is, each of them is answered
             if len(questions) == 1:
                 return [error]
             # One question the model cannot take must not fail the others.
-            return [outcome for question in questions for outcome in self._answer([question])]
+            return [reply for question in questions for reply in self._replies([question])]
         self._batch_rows.observe(sum(question.rows for question in questions))
         self._ran.observe(time.perf_counter() - started)
-        return outcomes
+        return replies
 
 
-def _answer_together(runner: PolicyRunner, questions: list[Question]) -> list[Answer]:
-    if len(questions) == 1:
-        (question,) = questions
-        return [Answer(_decide_one(runner, question), 0)]
-    observations = np.concatenate([question.observations for question in questions])
+def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Question]]:
+    """Batches of at most so many rows; a question is never torn apart."""
+    start, rows = 0, 0
+    for i, question in enumerate(questions):
+        if i > start and rows + question.rows > most:
+            yield questions[start:i]
+            start, rows = i, 0
+        rows += question.rows
+    yield questions[start:]
+
+
+def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, list[int]]:
+    """Decisions for all rows, and the row at which each question's own start."""
     counts = [question.rows for question in questions]
+    alone = len(questions) == 1
+    observations = (
+        questions[0].observations
+        if alone
+        else np.concatenate([question.observations for question in questions])
+    )
     masks = _masks(questions, runner.spec.actions)
     decisions = runner.decide(
         runner.run(observations, masks),
@@ -176,20 +184,10 @@ def _answer_together(runner: PolicyRunner, questions: list[Question]) -> list[An
         temperatures=_temperatures(questions, counts),
         **_draws(questions, counts),
     )
-    starts = np.cumsum([0, *counts[:-1]]).tolist()
-    return [Answer(decisions, start) for start in starts]
+    return decisions, [0] if alone else np.cumsum([0, *counts[:-1]]).tolist()
 
 
-def _decide_one(runner: PolicyRunner, question: Question) -> Decisions:
-    return runner.decide(
-        runner.run(question.observations, question.masks),
-        masks=question.masks,
-        temperatures=_temperatures([question], [question.rows]),
-        **_draws([question], [question.rows]),
-    )
-
-
-def _masks(questions: list[Question], actions: int) -> Masks | None:
+def _masks(questions: Sequence[Question], actions: int) -> Masks | None:
     if all(question.masks is None for question in questions):
         return None
     return np.concatenate(
@@ -200,13 +198,13 @@ def _masks(questions: list[Question], actions: int) -> Masks | None:
     )
 
 
-def _temperatures(questions: list[Question], counts: list[int]) -> np.ndarray | None:
+def _temperatures(questions: Sequence[Question], counts: list[int]) -> np.ndarray | None:
     if all(question.temperature == 1.0 for question in questions):
         return None
     return np.repeat([question.temperature for question in questions], counts)
 
 
-def _draws(questions: list[Question], counts: list[int]) -> dict[str, np.ndarray]:
+def _draws(questions: Sequence[Question], counts: list[int]) -> dict[str, np.ndarray]:
     if all(question.seeds is None for question in questions):
         return {}
     seeds = [np.zeros(q.rows, dtype=np.uint64) if q.seeds is None else q.seeds for q in questions]

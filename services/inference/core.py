@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from typing import TypeVar
-
-import numpy as np
 
 from services.common.errors import (
     InvalidInput,
@@ -18,9 +15,6 @@ from services.common.errors import (
 )
 from services.common.registry import AliasState, PolicyRegistry
 from services.common.registry.registry import check_name
-from services.inference.batching import Question
-from services.inference.distribution import Masks, row_seeds
-from services.inference.runner import Observations
 from services.inference.versions import (
     Catalogue,
     Loader,
@@ -35,11 +29,7 @@ R = TypeVar("R")
 
 
 class PolicyCore:
-    """Finds the version that answers, makes questions for it, and moves aliases.
-
-    Args:
-        draw_seed: gives a seed in [1, 2^64) for a sampled question that came without one.
-    """
+    """Finds the version that answers, and moves aliases."""
 
     def __init__(
         self,
@@ -47,13 +37,11 @@ class PolicyCore:
         catalogue: Catalogue,
         loader: Loader,
         watcher: RepositoryWatcher,
-        draw_seed: Callable[[], int],
     ) -> None:
         self._registry = registry
         self._catalogue = catalogue
         self._loader = loader
         self._watcher = watcher
-        self._draw_seed = draw_seed
 
     def served(self, policy: str, version: int, alias: str) -> ServedVersion | None:
         """The version that answers, if it is known by that name and in memory."""
@@ -77,31 +65,6 @@ class PolicyCore:
         if served is None:
             raise NotFound(self._no_such_alias(state, alias or STABLE))
         return served
-
-    def question(
-        self,
-        observations: Observations,
-        masks: Masks | None,
-        *,
-        sampled: bool,
-        seed: int | None,
-        temperature: float | None,
-    ) -> Question:
-        """A question for a version's batcher; observations and masks are checked already.
-
-        Raises:
-            InvalidInput: when the temperature is not positive and finite.
-        """
-        if temperature is None:
-            temperature = 1.0
-        elif not (temperature > 0 and math.isfinite(temperature)):
-            raise InvalidInput(f"temperature is {temperature}, expected a positive finite number")
-        if not sampled:
-            return Question(observations, masks, temperature)
-        first = self._draw_seed() if seed is None else seed
-        rows = len(observations)
-        seeds = np.array([first], dtype=np.uint64) if rows == 1 else row_seeds(first, rows)
-        return Question(observations, masks, temperature, seeds)
 
     def policy(self, policy: str) -> PolicyState:
         """What is known of a policy.

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from services.common.registry import PolicyRegistry
 from services.common.server import run_service
 from services.common.spec import PolicySpec
+from services.inference.acting import Acting
 from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
 from services.inference.runner import PolicyRunner
@@ -35,7 +36,7 @@ class InferenceService:
         self.watcher = RepositoryWatcher(
             registry, catalogue, loader, poll_s=settings.inference_poll_s
         )
-        self.core = PolicyCore(registry, catalogue, loader, self.watcher, draw_seed)
+        self.core = PolicyCore(registry, catalogue, loader, self.watcher)
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
         return PolicyRunner(
@@ -64,7 +65,7 @@ class InferenceService:
         watching = asyncio.create_task(self.watcher.run())
         try:
             await run_service(
-                [policy_service(self.core)],
+                [policy_service(self.core, Acting(self.core, draw_seed))],
                 self._settings.server_options(),
                 until_ready=self.watcher.scanned.wait,
             )

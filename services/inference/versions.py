@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from services.common.spec import PolicySpec
 from services.inference import metrics
 from services.inference.batching import Batcher
 from services.inference.decoding import Decoder
+from services.inference.encoding import Encoder
 from services.inference.runner import PolicyRunner
 
 log = structlog.get_logger()
@@ -35,6 +37,7 @@ class ServedVersion:
     manifest: PolicyManifest
     batcher: Batcher
     decoder: Decoder
+    encoder: Encoder
 
     @property
     def spec(self) -> PolicySpec:
@@ -142,16 +145,18 @@ class Loader:
         self._make_batcher = make_batcher
         self._max_loaded = max_loaded
         self._retry_s = retry_s
+        self._lock = threading.Lock()  # a transport may ask for `ready` from a thread of its own
         self._ready: OrderedDict[tuple[str, int], ServedVersion] = OrderedDict()
         self._loading: dict[tuple[str, int], asyncio.Task[ServedVersion]] = {}
         self._refused: dict[tuple[str, int], _Refusal] = {}
 
     def ready(self, policy: str, version: int) -> ServedVersion | None:
         """The version if it is in memory."""
-        served = self._ready.get((policy, version))
-        if served is not None:
-            self._ready.move_to_end((policy, version))
-        return served
+        with self._lock:
+            served = self._ready.get((policy, version))
+            if served is not None:
+                self._ready.move_to_end((policy, version))
+            return served
 
     def has(self, policy: str, version: int) -> bool:
         """Whether the version is in memory; not counted as a use."""
@@ -173,10 +178,11 @@ class Loader:
     def keep(self, served: ServedVersion) -> None:
         """Count a version as just used, and forget the one unused for longest if need be."""
         key = served.manifest.policy, served.manifest.version
-        self._ready[key] = served
-        self._ready.move_to_end(key)
-        while len(self._ready) > self._max_loaded:
-            self._ready.popitem(last=False)
+        with self._lock:
+            self._ready[key] = served
+            self._ready.move_to_end(key)
+            while len(self._ready) > self._max_loaded:
+                self._ready.popitem(last=False)
 
     async def load(self, policy: str, version: int) -> ServedVersion:
         """The version, loaded and warmed in a thread unless it is in memory.
@@ -214,7 +220,8 @@ class Loader:
             self.refuse(policy, version, unavailable)
             raise unavailable from error
         batcher = self._make_batcher(runner, policy)
-        served = ServedVersion(manifest, batcher, Decoder(manifest.spec.observation))
+        decoder, encoder = Decoder(manifest.spec.observation), Encoder(manifest)
+        served = ServedVersion(manifest, batcher, decoder, encoder)
         self._refused.pop((policy, version), None)
         self.keep(served)
         load_ms = round((time.perf_counter() - started) * 1000, 1)

@@ -88,9 +88,13 @@ class RepositoryWatcher:
         self, before: PolicyState
     ) -> tuple[Mapping[str, AliasState], DataCorrupted | None]:
         try:
-            return await asyncio.to_thread(self._registry.aliases, before.name), None
+            aliases = await asyncio.to_thread(self._registry.aliases, before.name)
         except DataCorrupted as error:
             return before.aliases, error
+        if before.aliases and not aliases:  # which nobody can ask for
+            gone = "the policy's aliases are gone from the repository; still following them"
+            return before.aliases, DataCorrupted(gone)
+        return aliases, None
 
     async def _serving(
         self, before: PolicyState, aliases: Mapping[str, AliasState]

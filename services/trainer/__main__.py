@@ -1,6 +1,7 @@
 """`python -m services.trainer`: the trainer service, configured by TUTELAGE_ variables.
 
-`python -m services.trainer run RUN_ID` is the process of one run, as the service starts it.
+`python -m services.trainer run RUN_ID` is the process of one run, as the service starts it, and
+`python -m services.trainer ready` that of one whose id it reads from its input, ready before that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from services.common.settings import load, port_of
 from services.common.telemetry import configure_logging, serve_metrics
 from services.trainer.runs.manager import RunManager
 from services.trainer.runs.metrics import RunCollector
+from services.trainer.runs.workers import Workers
 from services.trainer.servicer import TrainingServicer
 from services.trainer.settings import TrainerSettings
 from tutelage.v1 import training_pb2 as pb
@@ -30,7 +32,8 @@ CLOSING_S = 8.0  # within what the launcher gives
 
 async def serve(settings: TrainerSettings) -> None:
     """Serve, and work through the queue, until told to stop."""
-    manager = RunManager(settings.runs, settings.parallel_runs)
+    starter = Workers(settings.ready_runs)
+    manager = RunManager(settings.runs, settings.parallel_runs, starter)
     if settings.trainer_metrics_port:
         REGISTRY.register(RunCollector(lambda: manager.at_work))
         REGISTRY.register(ReplayCollector(lambda: settings.resources().redis))
@@ -90,6 +93,15 @@ def run_one(settings: TrainerSettings, run_id: str) -> None:
     )
 
 
+def run_next(settings: TrainerSettings) -> None:
+    """Be ready for a run; end when there will be none."""
+    from services.trainer.runs.rehearsal import rehearse
+
+    rehearse()
+    if run_id := sys.stdin.readline().strip():
+        run_one(settings, run_id)
+
+
 def main() -> None:
     """Exit with 0 after a signal to stop, with 1 and one clear line when it cannot serve."""
     try:
@@ -97,6 +109,9 @@ def main() -> None:
         configure_logging("trainer", settings.log_format, settings.log_level)
         if sys.argv[1:2] == ["run"] and len(sys.argv) == 3:
             run_one(settings, sys.argv[2])
+            return
+        if sys.argv[1:] == ["ready"]:
+            run_next(settings)
             return
         asyncio.run(serve(settings))
     except TutelageError as error:

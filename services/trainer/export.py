@@ -26,6 +26,8 @@ from services.trainer.losses import FORBIDDEN, only_allowed
 
 BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
+EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir")
+"""Loggers of what exports."""
 
 
 Observed = Tensor | list[Tensor]
@@ -244,15 +246,17 @@ def _with_extremes(observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class _quiet:  # noqa: N801 - reads as a statement
-    """The exporter speaks of its own deprecations on every call; none concern the user."""
+    """The exporter speaks of its own passes and deprecations; none concern the user."""
 
     def __enter__(self) -> None:
-        self._level = logging.getLogger("torch.onnx").level
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        self._levels = {name: logging.getLogger(name).level for name in EXPORTERS}
+        for name in EXPORTERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore")
 
     def __exit__(self, *error: object) -> None:
         self._warnings.__exit__(*error)  # type: ignore[arg-type]
-        logging.getLogger("torch.onnx").setLevel(self._level)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)

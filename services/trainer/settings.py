@@ -31,6 +31,11 @@ class TrainerSettings(PlatformSettings):
     parallel_runs: Annotated[int, Field(ge=1)] = Field(
         1, description="Runs at work at once; the others wait their turn."
     )
+    ready_runs: Annotated[int, Field(ge=0)] = Field(
+        1,
+        description="Processes kept ready for runs to come, of about 450 MB each: a run then "
+        "begins at once, in place of after some seconds.",
+    )
     tensorboard: bool = Field(
         default_factory=tensorboard_is_installed,
         description="Whether runs write event files for TensorBoard, to tensorboard/ in data_dir. "

@@ -266,6 +266,23 @@ def test_damaged_aliases_leave_all_as_it_is(
     assert "aliases.json is damaged" in trouble["reason"]
 
 
+def test_aliases_that_are_gone_are_still_followed(
+    start_service, registry: PolicyRegistry, repository: Path
+) -> None:
+    publish(registry, linear_model())
+    service = start_service()
+    aliases = repository / "cartpole" / "aliases.json"
+    content = aliases.read_bytes()
+    aliases.unlink()
+    service.wait_for(lambda: service.records("policy repository trouble"))
+    assert service.client.act(OBSERVATION).version == 1
+
+    aliases.write_bytes(content)
+    publish(registry, linear_model((1.0, 0.0)))
+
+    service.wait_until_serving("cartpole", 2)
+
+
 def test_a_repository_that_goes_and_comes_back(
     start_service, registry: PolicyRegistry, repository: Path
 ) -> None:

@@ -7,7 +7,7 @@ from replay_rig import SCHEMA, make_rows
 
 from services.common.replay import ReplayProducer, ReplayStore, connect, list_replays
 
-# What the README says that a user needs.
+# What docs/replay.md says that a user needs.
 RULES = (
     "~tutelage:replay:*",
     *("+evalsha", "+eval", "+hmget", "+hget", "+hset", "+hgetall", "+hincrby", "+hlen", "+hdel"),

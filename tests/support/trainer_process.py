@@ -52,6 +52,7 @@ class TrainerProcess:
             "redis_url": redis_url,
             "trainer_address": self.address,
             "log_format": "json",
+            "ready_runs": 0,
             **settings,
         }
         self.folder, self._log = folder, folder / "trainer.log"

@@ -15,6 +15,7 @@ from services.common.registry import PolicyRegistry
 from services.trainer.config import load_preset
 from services.trainer.resources import Resources
 from services.trainer.runs import manager as managers
+from services.trainer.runs import workers
 from services.trainer.runs.execute import execute
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.manager import RunManager
@@ -35,7 +36,7 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Become:
     """Says what program workers are, in place of training."""
 
     def choose(program: str) -> None:
-        monkeypatch.setattr(managers, "leashed", lambda command: [sys.executable, "-c", program])
+        monkeypatch.setattr(workers, "leashed", lambda command: [sys.executable, "-c", program])
 
     return choose
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ import structlog
 from prometheus_client import Gauge
 
 from services.common.errors import DataCorrupted, PreconditionFailed
-from services.common.leash import leashed
 from services.trainer.config import load_preset
 from services.trainer.kept import CheckpointFolder
 from services.trainer.runs.history import HistoryWriter
 from services.trainer.runs.metrics import RunFigures, figures_of
 from services.trainer.runs.store import ENDED, RunFolder, RunStore, RunView
+from services.trainer.runs.workers import Workers
 from tutelage.v1 import training_pb2 as pb
 
 log = structlog.get_logger()
@@ -53,10 +52,12 @@ class RunManager:
     Args:
         store: where runs are kept.
         parallel_runs: how many are at work at once.
+        starter: gives a run its process.
     """
 
     store: RunStore
     parallel_runs: int = 1
+    starter: Workers = field(default_factory=Workers)
     at_work: tuple[RunFigures, ...] = ()
     _views: dict[str, RunView] = field(default_factory=dict)
     _workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -149,11 +150,13 @@ class RunManager:
         while not self._closing:
             self._reap()
             self._fill()
+            self.starter.make_ready()
             await asyncio.sleep(POLL_S)
 
     async def close(self, timeout_s: float) -> None:
         """Have every worker save a checkpoint and end; the next start takes its run up again."""
         self._closing = True
+        self.starter.close()
         for worker in self._workers.values():
             worker.send_signal(signal.SIGTERM)
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -231,9 +234,7 @@ class RunManager:
             view.run.queue_place = i
 
     def _launch(self, folder: RunFolder) -> None:
-        command = [sys.executable, "-m", "services.trainer", "run", folder.run_id]
-        process = subprocess.Popen(leashed(command), start_new_session=True)
-        self._workers[folder.run_id] = process
+        process = self._workers[folder.run_id] = self.starter.start(folder.run_id)
         log.info("run started", run_id=folder.run_id, pid=process.pid)
 
     def _all(self) -> list[RunView]:

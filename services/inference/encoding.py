@@ -1,0 +1,59 @@
+"""Decisions of one version as the wire's replies."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.registry import PolicyManifest
+from services.common.wire import encode_elements
+from services.inference.batching import Question
+from services.inference.distribution import Decisions
+from tutelage.v1 import policy_pb2 as pb
+
+
+class Encoder:
+    """Encodes replies of one version; what is the same in all of them is serialized once.
+
+    A serialized message followed by another is the two merged, so that part is appended.
+    """
+
+    def __init__(self, manifest: PolicyManifest) -> None:
+        version, digest = manifest.version, manifest.sha256
+        self._one = pb.ActResponse(version=version, digest=digest).SerializeToString()
+        self._many = pb.ActBatchResponse(version=version, digest=digest).SerializeToString()
+
+    def one(self, question: Question, decisions: Decisions, row: int) -> bytes:
+        """The ActResponse to a question of one row."""
+        response = pb.ActResponse(
+            action=_action(decisions.actions, row),
+            log_probability=decisions.log_probabilities[row],
+            seed=0 if question.seeds is None else int(question.seeds[0]),
+        )
+        if question.with_probabilities:
+            response.probabilities.extend(np.exp(decisions.table[row]).tolist())
+            response.parameters.extend(decisions.parameters[row].tolist())
+        content: bytes = response.SerializeToString() + self._one
+        return content
+
+    def many(self, question: Question, decisions: Decisions, start: int) -> bytes:
+        """The ActBatchResponse to a question of many rows."""
+        rows = slice(start, start + question.rows)
+        actions = decisions.actions[rows]
+        response = pb.ActBatchResponse(
+            actions=actions if isinstance(actions, list) else [],
+            elements=None if isinstance(actions, list) else encode_elements(actions),
+            log_probabilities=decisions.log_probabilities[rows],
+            seeds=[] if question.seeds is None else question.seeds.tolist(),
+        )
+        if question.with_probabilities:
+            response.probabilities.extend(np.exp(decisions.table[rows]).ravel().tolist())
+            response.parameters.extend(decisions.parameters[rows].ravel().tolist())
+        content: bytes = response.SerializeToString() + self._many
+        return content
+
+
+def _action(actions: list[int] | npt.NDArray[np.generic], row: int) -> pb.Action:
+    if isinstance(actions, list):
+        return pb.Action(discrete=actions[row])
+    return pb.Action(elements=encode_elements(actions[row]))
