@@ -148,8 +148,7 @@ class Batcher:
 
     def _replies(self, questions: Sequence[Question]) -> list[Reply | None]:
         started, clock = time.perf_counter(), time.monotonic()
-        for question in questions:
-            self._queued.observe(clock - question.call.arrived)
+        self._queued.observe_all([clock - question.call.arrived for question in questions])
         try:
             decisions, starts = _decide(self.runner, questions)
             encoded = [

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from services.common.errors import InvalidConfig
 from services.common.registry import PolicyRegistry
-from services.common.server import Service, run_service
+from services.common.server import run_service
 from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
@@ -83,7 +83,7 @@ class InferenceService:
                     self.core, draw_seed, tracker, track_all=self._settings.inference_track_all
                 )
                 await run_service(
-                    [Service.of(policy_service(self.core, acting, reporting))],
+                    [policy_service(self.core, acting, reporting)],
                     self._settings.server_options(),
                     until_ready=self.watcher.scanned.wait,
                 )
