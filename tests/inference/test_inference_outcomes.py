@@ -14,6 +14,7 @@ import pytest
 import redis
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, linear_model, publish
+from transports import TRANSPORTS
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.outcomes import outcomes_replay
@@ -42,7 +43,9 @@ def client_of_redis(valkey: EmbeddedRedis) -> Iterator[redis.Redis]:
 class World:
     """Two replicas of a service, a repository, and the replays they fill."""
 
-    def __init__(self, folder: Path, valkey: EmbeddedRedis, client: redis.Redis) -> None:
+    def __init__(
+        self, folder: Path, valkey: EmbeddedRedis, client: redis.Redis, transport: str
+    ) -> None:
         self.registry = PolicyRegistry(str(folder / "policies"))
         self.redis = client
         self.new_policy()
@@ -52,6 +55,7 @@ class World:
                 folder / "policies",
                 folder / f"log-{i}",
                 redis_url=valkey.url,
+                inference_transport=transport,
                 inference_track_wait_s=60,
                 **({"inference_metrics_port": self.metrics_port} if not i else {}),
             )
@@ -94,11 +98,15 @@ def rows_of(client: redis.Redis, policy: str, steps: int) -> list[np.ndarray]:
     return [rows] if np.count_nonzero(rows["kind"] == STEP) >= steps else []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def world(
-    tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedRedis, client_of_redis: redis.Redis
+    tmp_path_factory: pytest.TempPathFactory,
+    valkey: EmbeddedRedis,
+    client_of_redis: redis.Redis,
+    request: pytest.FixtureRequest,
 ) -> Iterator[World]:
-    world = World(tmp_path_factory.mktemp("outcomes"), valkey, client_of_redis)
+    folder = tmp_path_factory.mktemp("outcomes")
+    world = World(folder, valkey, client_of_redis, request.param)
     yield world
     for replica in world.replicas:
         assert replica.stop() == 0
