@@ -89,7 +89,9 @@ class PolicyRunner:
             stop = min(start + most, rows)
             # Indices past the end repeat the last row, which is then cut off.
             padded = max(stop - start, self.min_rows)
-            index = np.minimum(np.arange(start, start + padded), stop - 1)
+            index: slice | npt.NDArray[np.intp] = slice(start, stop)
+            if padded > stop - start:
+                index = np.minimum(np.arange(start, start + padded), stop - 1)
             part = self._run(observations[index], None if masks is None else masks[index])
             parts.append(part[: stop - start])
         return np.concatenate(parts)
