@@ -8,7 +8,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo lint format type proto k8s-check clean
+.PHONY: help native run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,14 +20,28 @@ $(VENV)/.run: pyproject.toml clients/python/pyproject.toml constraints.txt
 	@$(PIP) install --quiet -c constraints.txt -e clients/python -e '.[all]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(VENV)/.dev: $(VENV)/.native
 	@$(PIP) install --quiet -c constraints.txt -e clients/python -e '.[all,dev]'
 	@touch $@
 
-run: $(VENV)/.run ## Start everything: Redis, trainer, inference, feedback, pages
+# Compiled for the machine at hand, so built where a compiler and gRPC's headers are, and done
+# without elsewhere: nothing but speed depends on it.
+$(VENV)/.native: $(VENV)/.run $(wildcard transport/*.t* transport/src/* transport/tutelage_transport/*.py*)
+	@$(MAKE) --no-print-directory native
+	@touch $@
+
+native: $(VENV)/.run ## Build the inference service's native transport, if there is what it needs
+	@if ! { command -v c++ && command -v pkg-config && pkg-config --exists grpc++; } >/dev/null 2>&1; then \
+	  echo "Native transport not built, Act is served by grpc.aio (Debian: apt-get install g++ pkg-config libgrpc++-dev)"; \
+	elif echo "Building the native transport (a minute) …"; \
+	  ! $(PIP) install --quiet ./transport >$(VENV)/native.log 2>&1; then \
+	  echo "Native transport not built, Act is served by grpc.aio; the reason is in $(VENV)/native.log"; \
+	fi
+
+run: $(VENV)/.native ## Start everything: Redis, trainer, inference, feedback, pages
 	@exec $(BIN)/tutelage up
 
-demo: $(VENV)/.run ## The four journeys unattended, with a table of what was measured
+demo: $(VENV)/.native ## The four journeys unattended, with a table of what was measured
 	@exec $(BIN)/tutelage demo
 
 tensorboard: $(VENV)/.run ## The curves of all runs in TensorBoard, http://127.0.0.1:6006

@@ -140,8 +140,7 @@ class Batcher:
 
     def _replies(self, questions: Sequence[Question]) -> list[Reply]:
         started, clock = time.perf_counter(), time.monotonic()
-        for question in questions:
-            self._queued.observe(clock - question.call.arrived)
+        self._queued.observe_all([clock - question.call.arrived for question in questions])
         try:
             decisions, starts = _decide(self.runner, questions)
             replies: list[Reply] = [

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
+
+from services.common.histogram import Histogram
 
 SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0)
 
 QUEUE = Histogram(
     "tutelage_inference_queue_seconds",
     "Time a request waited for its batch to run.",
-    ["policy"],
+    "policy",
     buckets=SECONDS,
 )
 RUN = Histogram(
     "tutelage_inference_run_seconds",
     "Time one batch took in the model and in choosing its actions.",
-    ["policy"],
+    "policy",
     buckets=SECONDS,
 )
 BATCH_ROWS = Histogram(
     "tutelage_inference_batch_rows",
     "Observations in one batch.",
-    ["policy"],
+    "policy",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
 )
 REFUSED = Counter(

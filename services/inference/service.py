@@ -7,7 +7,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 
 from services.common.registry import PolicyRegistry
-from services.common.server import Service, run_service
+from services.common.server import run_service
 from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
@@ -65,7 +65,7 @@ class InferenceService:
         watching = asyncio.create_task(self.watcher.run())
         try:
             await run_service(
-                [Service.of(policy_service(self.core, Acting(self.core, draw_seed)))],
+                [policy_service(self.core, Acting(self.core, draw_seed))],
                 self._settings.server_options(),
                 until_ready=self.watcher.scanned.wait,
             )

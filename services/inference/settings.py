@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from services.common.server import ServerOptions
+from services.common.errors import InvalidConfig
+from services.common.server import ServerOptions, Tls
+from services.common.server.bootstrap import Transport
 from services.common.settings import PlatformSettings, port_of
 
 MIB = 1 << 20
@@ -15,6 +18,11 @@ MIB = 1 << 20
 class InferenceSettings(PlatformSettings):
     """How policies are served, beside where things are."""
 
+    inference_transport: Transport = Field(
+        "auto",
+        description="native: connections belong to C++, which hands Python batches; aio: grpc.aio; "
+        "auto: native where it has been built.",
+    )
     inference_poll_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         1.0, description="Seconds between two looks at the policy repository."
     )
@@ -56,11 +64,21 @@ class InferenceSettings(PlatformSettings):
         "replicas; 0 for never.",
     )
 
+    inference_tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate chain. Unset: no TLS."
+    )
+    inference_tls_key: Path | None = Field(None, description="PEM file of its key.")
+    inference_tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file of the authority that clients' certificates must be signed by "
+        "(mutual TLS). Unset: clients need none.",
+    )
+
     def server_options(self) -> ServerOptions:
         """How the gRPC server listens.
 
         Raises:
-            InvalidConfig: when the address has no port.
+            InvalidConfig: when the address has no port, or a file of TLS is missing.
         """
         return ServerOptions(
             address=f"{self.host}:{port_of(self.inference_address)}",
@@ -68,4 +86,21 @@ class InferenceSettings(PlatformSettings):
             grace_s=self.grace_s,
             drain_s=self.inference_drain_s,
             max_connection_age_s=self.inference_max_connection_age_s,
+            transport=self.inference_transport,
+            max_waiting_calls=self.inference_queue_limit,
+            tls=self._tls(),
         )
+
+    def _tls(self) -> Tls | None:
+        names = ("certificate", "key", "client_ca")
+        paths = {name: getattr(self, f"inference_tls_{name}") for name in names}
+        if not any(paths.values()):
+            return None
+        if not (paths["certificate"] and paths["key"]):
+            raise InvalidConfig(
+                "TLS needs TUTELAGE_INFERENCE_TLS_CERTIFICATE and TUTELAGE_INFERENCE_TLS_KEY"
+            )
+        try:
+            return Tls(*(path.read_bytes() if path else b"" for path in paths.values()))
+        except OSError as error:
+            raise InvalidConfig(f"a file of TLS cannot be read: {error}") from None

@@ -16,11 +16,13 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
+from transports import WHY_NOT
 
 from services.common import errors
 from services.common.ports import free_port
 from services.common.server import ServerOptions, Service, run_service
-from services.common.server.bootstrap import GrpcServer
+from services.common.server.bootstrap import open_server
+from services.common.server.calls import Call, MethodTable, StreamMethod, unary
 from tutelage.errors import from_rpc_error
 from tutelage.v1 import training_pb2 as pb
 from tutelage.v1 import training_pb2_grpc as pb_grpc
@@ -74,16 +76,42 @@ def stand_in() -> StandIn:
     return StandIn()
 
 
-@pytest.fixture
-def service(stand_in: StandIn) -> Service:
-    return Service(
-        NAME, lambda server: pb_grpc.add_TrainingServiceServicer_to_server(stand_in, server)
-    )
+@pytest.fixture(params=["servicer on aio", "table on aio", "table on native"])
+def kind(request: pytest.FixtureRequest) -> str:
+    if WHY_NOT and "native" in request.param:
+        pytest.skip(WHY_NOT)
+    return str(request.param)
 
 
 @pytest.fixture
-async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
-    server = GrpcServer([service], ServerOptions("127.0.0.1:0", max_message_bytes=10_000))
+def service(stand_in: StandIn, kind: str) -> Service | MethodTable:
+    """The stand-in as generated code adds it to grpc.aio, or as a table of methods."""
+    if kind == "servicer on aio":
+        return Service(
+            NAME, lambda server: pb_grpc.add_TrainingServiceServicer_to_server(stand_in, server)
+        )
+
+    async def watch(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        async for content in requests:
+            request = pb.WatchRunRequest.FromString(content)
+            async for reply in stand_in.WatchRun(request, call):
+                yield reply.SerializeToString()
+
+    get = unary(pb.GetRunRequest, stand_in.GetRun)
+    return MethodTable(NAME, {"GetRun": get, "WatchRun": StreamMethod(watch)})
+
+
+@pytest.fixture
+def transport(kind: str) -> str:
+    return kind.rsplit(" ", 1)[-1]
+
+
+@pytest.fixture
+async def channel(
+    service: Service | MethodTable, transport: str
+) -> AsyncIterator[grpc.aio.Channel]:
+    options = ServerOptions("127.0.0.1:0", max_message_bytes=10_000, transport=transport)
+    server = open_server([service], options)
     await server.start()
     await server.set_ready()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -161,6 +189,7 @@ async def test_a_long_message_keeps_its_status(channel: grpc.aio.Channel) -> Non
     assert reason(error) == ("tutelage", "NotFound")
 
 
+@pytest.mark.parametrize("kind", ["servicer on aio"])
 async def test_a_handlers_own_abort_is_left_alone(channel: grpc.aio.Channel) -> None:
     error = await get_run(channel, "abort")
     assert (error.code(), error.details()) == (grpc.StatusCode.ABORTED, "as asked")
@@ -209,18 +238,20 @@ async def test_calls_are_counted_by_method_and_status(channel: grpc.aio.Channel)
     assert (count("OK"), count("NOT_FOUND")) == (before[0] + 1, before[1] + 1)
 
 
-async def test_a_taken_port_is_one_clear_error(service: Service) -> None:
+async def test_a_taken_port_is_one_clear_error(service: Service, transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(errors.ResourceExhausted, match=f"cannot listen on {address}"):
-            await run_service([service], ServerOptions(address))
+            await run_service([service], ServerOptions(address, transport=transport))
 
 
-async def test_a_servers_own_port_is_taken_for_a_second_one(service: Service) -> None:
-    first = GrpcServer([service], ServerOptions("127.0.0.1:0"))
+async def test_a_servers_own_port_is_taken_for_a_second_one(
+    service: Service, transport: str
+) -> None:
+    first = open_server([service], ServerOptions("127.0.0.1:0", transport=transport))
     await first.start()
     with pytest.raises(errors.ResourceExhausted, match="the port is taken"):
-        GrpcServer([service], ServerOptions(f"127.0.0.1:{first.port}"))
+        open_server([service], ServerOptions(f"127.0.0.1:{first.port}", transport=transport))
     await first.stop()
 
 
@@ -236,10 +267,10 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_health_follows_the_services_life(
-    service: Service, stand_in: StandIn, number: int
+    service: Service, stand_in: StandIn, number: int, transport: str
 ) -> None:
     address, ready = f"127.0.0.1:{free_port()}", asyncio.Event()
-    options = ServerOptions(address, grace_s=30, drain_s=0.2)
+    options = ServerOptions(address, grace_s=30, drain_s=0.2, transport=transport)
     serving = asyncio.create_task(run_service([service], options, until_ready=ready.wait))
     async with grpc.aio.insecure_channel(address) as channel:
         await channel.channel_ready()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from inference_process import InferenceProcess
+from transports import TRANSPORTS
 
 from services.common.registry import PolicyRegistry
 
@@ -23,13 +24,16 @@ def registry(repository: Path) -> PolicyRegistry:
     return PolicyRegistry(str(repository))
 
 
-@pytest.fixture
-def start_service(repository: Path, tmp_path: Path) -> Iterator[StartService]:
+@pytest.fixture(params=TRANSPORTS)
+def start_service(
+    repository: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[StartService]:
     """Starts the service on the test's repository; it is stopped when the test ends."""
     started: list[InferenceProcess] = []
 
     def start(**settings: object) -> InferenceProcess:
         log = tmp_path / f"inference-{len(started)}.log"
+        settings = {"inference_transport": request.param, **settings}
         started.append(InferenceProcess(repository, log, **settings))
         return started[-1]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
+from transports import TRANSPORTS
 
 from services.common.action_space import Discrete
 from services.common.registry import PolicyRegistry
@@ -32,8 +33,10 @@ IMAGE = CARTPOLE.model_copy(
 )
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceProcess]:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def service(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[InferenceProcess]:
     folder: Path = tmp_path_factory.mktemp("act")
     registry = PolicyRegistry(str(folder / "policies"))
     publish(registry, linear_model())
@@ -41,7 +44,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceProce
     publish(registry, dense_model(random_layers(SIZES)), policy="wide", spec=WIDE)
     image = dense_model(random_layers([6, 6]), dtype="uint8", shape=[2, 3], output="logits")
     publish(registry, image, policy="image", spec=IMAGE)
-    process = InferenceProcess(folder / "policies", folder / "log", inference_max_batch=16)
+    process = InferenceProcess(
+        folder / "policies",
+        folder / "log",
+        inference_transport=request.param,
+        inference_max_batch=16,
+    )
     yield process
     assert process.stop() == 0
     assert process.records("call failed") == []

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from inference_process import InferenceProcess
 from tiny_policies import linear_model, publish
+from transports import TRANSPORTS
 
 from services.common.registry import PolicyRegistry
 from tutelage.v1 import policy_pb2 as pb
@@ -51,12 +52,16 @@ aliases = st.builds(
 )
 
 
-@pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call]:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def call(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Call]:
     folder = tmp_path_factory.mktemp("fuzz")
     registry = PolicyRegistry(str(folder / "policies"))
     publish(registry, linear_model())
-    process = InferenceProcess(folder / "policies", folder / "log")
+    process = InferenceProcess(
+        folder / "policies", folder / "log", inference_transport=request.param
+    )
     with grpc.insecure_channel(process.address) as channel:
 
         def status(method: str, content: bytes) -> grpc.StatusCode:

@@ -13,6 +13,9 @@ from pathlib import Path
 from services.common.ports import LOOPBACK
 
 _CHUNK = 1 << 16
+# A curve that gRPC takes too, which knows no Ed25519.
+_NEW = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+_NEW += ("-nodes", "-days", "2")
 
 
 class Certificates:
@@ -22,7 +25,7 @@ class Certificates:
         self.authority = folder / "ca.pem"
         self._folder = folder
         self._openssl(
-            *("req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2"),
+            *_NEW,
             *("-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem"),
         )
         self.server = self._issue("server")
@@ -31,7 +34,7 @@ class Certificates:
     def _issue(self, name: str) -> tuple[Path, Path]:
         """Paths of a certificate and its key."""
         self._openssl(
-            *("req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2"),
+            *_NEW,
             *("-subj", f"/CN={name}", "-addext", f"subjectAltName=IP:{LOOPBACK}"),
             *("-addext", "basicConstraints=critical,CA:FALSE"),
             *("-CA", "ca.pem", "-CAkey", "ca.key"),

@@ -52,7 +52,7 @@ class AioCall:
 
     def cancelled(self) -> bool:
         """As in `Call`."""
-        return self.reply.done() or self._context.cancelled()
+        return self.reply.done()
 
     def answer(self, reply: Reply) -> None:
         """As in `Call`."""
@@ -120,14 +120,22 @@ def _gathered(path: str, handle: BatchHandler) -> Any:
 
 def _unary(path: str, handle: UnaryHandler) -> Any:
     async def answer(content: bytes, context: Context) -> bytes:
-        return await handle(AioCall(path, content, context))
+        call = AioCall(path, content, context)
+        try:
+            return await handle(call)
+        finally:
+            call.reply.cancel()  # it is over, whoever ended it
 
     return answer
 
 
 def _stream(path: str, handle: StreamHandler) -> Any:
     async def answer(contents: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for reply in handle(contents, AioCall(path, b"", context)):
-            yield reply
+        call = AioCall(path, b"", context)
+        try:
+            async for reply in handle(contents, call):
+                yield reply
+        finally:
+            call.reply.cancel()
 
     return answer

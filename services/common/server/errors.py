@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -14,9 +14,10 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from services.common import errors
+from services.common.histogram import Histogram
 from services.common.server.calls import unreadable
 
 log = structlog.get_logger()
@@ -45,7 +46,7 @@ CALLS = Counter(
 LATENCY = Histogram(
     "grpc_server_handling_seconds",
     "Time from the arrival of a call to its reply.",
-    ["grpc_method"],
+    "grpc_method",
     buckets=(5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5, 30),
 )
 
@@ -65,6 +66,34 @@ def _shortened(message: str) -> str:
     return encoded[:MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
 
 
+def to_status(error: Exception, method: str) -> status_pb2.Status:
+    """What a call is told of an error: of one that was not foreseen nothing, but the log is."""
+    if isinstance(error, errors.TutelageError):
+        return status_of(error)
+    log.error("call failed", method=method, exc_info=error)
+    return status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL_MESSAGE)
+
+
+class Outcomes:
+    """Counts what became of a method's calls."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self._latency = LATENCY.labels(method)
+        self._succeeded = CALLS.labels(method, "OK")
+
+    def count(self, code: int, calls: int = 1) -> None:
+        """Calls that ended with a code of google.rpc."""
+        if code == code_pb2.OK:
+            self._succeeded.inc(calls)
+        else:
+            CALLS.labels(self.method, code_pb2.Code.Name(code)).inc(calls)
+
+    def took(self, seconds: Iterable[float]) -> None:
+        """From the arrival of each of some calls to its reply."""
+        self._latency.observe_all(seconds)
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns a TutelageError into its status; anything else is logged and becomes INTERNAL."""
 
@@ -82,7 +111,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if guarded is not None:
             return guarded
         handler = await continuation(details)
-        if handler is None or not method.startswith("/tutelage."):
+        if handler is None:
             return handler
         self._guarded[method] = _guard(handler, method)
         return self._guarded[method]
@@ -120,25 +149,26 @@ def _reader(handler: Any, method: str) -> Callable[[bytes], Any]:
 
 
 def _guard_unary(call: Any, read: Callable[[bytes], Any], method: str) -> Any:
-    latency = LATENCY.labels(method)
-    succeeded = CALLS.labels(method, "OK")
+    outcomes = Outcomes(method)
 
     async def guarded(content: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         started = time.perf_counter()
         try:
             reply = await call(read(content), context)
         except Exception as error:  # noqa: BLE001 - the boundary of the service
-            await _abort(context, error, method)
+            await _abort(context, error, outcomes)
         else:
-            succeeded.inc()
+            outcomes.count(code_pb2.OK)
             return reply
         finally:
-            latency.observe(time.perf_counter() - started)
+            outcomes.took((time.perf_counter() - started,))
 
     return guarded
 
 
 def _guard_stream(call: Any, read: Callable[[Any], Any], method: str) -> Any:
+    outcomes = Outcomes(method)
+
     async def guarded(
         content: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
@@ -146,9 +176,9 @@ def _guard_stream(call: Any, read: Callable[[Any], Any], method: str) -> Any:
             async for reply in call(read(content), context):
                 yield reply
         except Exception as error:  # noqa: BLE001 - the boundary of the service
-            await _abort(context, error, method)
+            await _abort(context, error, outcomes)
         else:
-            CALLS.labels(method, "OK").inc()
+            outcomes.count(code_pb2.OK)
 
     if not inspect.isasyncgenfunction(call):
         raise TypeError(f"{method} must be an async generator")
@@ -156,14 +186,10 @@ def _guard_stream(call: Any, read: Callable[[Any], Any], method: str) -> Any:
 
 
 async def _abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: Exception, method: str
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception, outcomes: Outcomes
 ) -> None:
     if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
         raise error
-    if isinstance(error, errors.TutelageError):
-        status = status_of(error)
-    else:
-        log.error("call failed", method=method, exc_info=error)
-        status = status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL_MESSAGE)
-    CALLS.labels(method, code_pb2.Code.Name(status.code)).inc()
+    status = to_status(error, outcomes.method)
+    outcomes.count(status.code)
     await context.abort_with_status(rpc_status.to_status(status))
