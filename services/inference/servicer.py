@@ -1,6 +1,6 @@
 """PolicyService on the wire: converts, and leaves what to decide to the core.
 
-Its hot path, Act and ActBatch, is in `acting`.
+Its hot path, Act and ActBatch, is in `acting`, what came of decisions in `reporting`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from services.common.server.calls import BatchMethod, Call, MethodTable, unary
 from services.common.wire import encode_spec, timestamp
 from services.inference.acting import Acting
 from services.inference.core import STABLE, PolicyCore
+from services.inference.reporting import Reporting
 from services.inference.versions import PolicyState
 from tutelage.v1 import policy_pb2 as pb
 
@@ -75,7 +76,7 @@ class PolicyServicer:
         )
 
 
-def policy_service(core: PolicyCore, acting: Acting) -> MethodTable:
+def policy_service(core: PolicyCore, acting: Acting, reporting: Reporting) -> MethodTable:
     """PolicyService, for any transport."""
     servicer = PolicyServicer(core)
     return MethodTable(
@@ -83,6 +84,7 @@ def policy_service(core: PolicyCore, acting: Acting) -> MethodTable:
         {
             "Act": BatchMethod(acting.act),
             "ActBatch": BatchMethod(acting.act_batch),
+            "ReportOutcome": BatchMethod(reporting.report),
             "GetPolicy": unary(pb.GetPolicyRequest, servicer.GetPolicy),
             "ListPolicies": unary(pb.ListPoliciesRequest, servicer.ListPolicies),
             "SetAlias": unary(pb.SetAliasRequest, servicer.SetAlias),

@@ -88,6 +88,9 @@ class Publisher:
     at, or reaches the goal as that one does, so that a new run never replaces a good policy by
     a worse one. It stays where people's preferences have gone into the version it points at:
     what a return does not show must not be lost without being asked for.
+
+    Args:
+        published: the evaluation of the version that the run began with; None: with none.
     """
 
     def __init__(
@@ -97,12 +100,13 @@ class Publisher:
         identity: Identity,
         resources: Resources,
         generator: np.random.Generator,
+        published: Evaluation | None = None,
     ) -> None:
         self._session, self._config = session, config
         self._identity, self._resources = identity, resources
         self._generator = generator
         self._exporter = Exporter(identity.spec)
-        self._published = (-math.inf, -math.inf)
+        self._published = (published.mean_return if published else -math.inf, -math.inf)
         self._lowest = math.inf
         self._confirmed = 0
 

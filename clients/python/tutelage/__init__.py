@@ -6,14 +6,17 @@ from tutelage.client import Client
 from tutelage.decisions import Decision, Decisions
 from tutelage.errors import TutelageError
 from tutelage.feedback import FeedbackClient
+from tutelage.sessions import AsyncSession, Session
 from tutelage.training import TrainingClient
 
 __all__ = [
     "AsyncClient",
+    "AsyncSession",
     "Client",
     "Decision",
     "Decisions",
     "FeedbackClient",
+    "Session",
     "TrainingClient",
     "TutelageError",
     "errors",

@@ -14,7 +14,13 @@ MESSAGE_BYTES = 64 << 20
 # Calls that may reach the service twice and mean the same. The others are retried only by
 # gRPC itself, where it knows that the service has not seen the call.
 _REPEATABLE = {
-    "tutelage.v1.PolicyService": ["Act", "ActBatch", "GetPolicy", "ListPolicies"],
+    "tutelage.v1.PolicyService": [
+        "Act",
+        "ActBatch",
+        "ReportOutcome",
+        "GetPolicy",
+        "ListPolicies",
+    ],
     "tutelage.v1.TrainingService": ["StartRun", "StopRun", "GetRun", "ListRuns", "WatchRun"],
     "tutelage.v1.FeedbackService": [
         "NextPair",

@@ -33,14 +33,30 @@ class AsyncClient(AsyncConnection):
         alias: str = STABLE,
         mask: npt.ArrayLike | None = None,
         sample: bool = False,
+        epsilon: float | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         probabilities: bool = False,
+        value: bool = False,
+        track: bool = False,
+        previous: Decision | str = "",
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take; arguments as in `Client.act`."""
         request = messages.act_request(
-            observation, policy, version, alias, mask, sample, seed, temperature, probabilities
+            observation,
+            policy,
+            version,
+            alias,
+            mask,
+            sample,
+            epsilon,
+            seed,
+            temperature,
+            probabilities,
+            value,
+            track,
+            previous,
         )
         return messages.decode_decision(await call_async(self._stub.Act, request, timeout_s))
 
@@ -53,16 +69,45 @@ class AsyncClient(AsyncConnection):
         alias: str = STABLE,
         masks: npt.ArrayLike | None = None,
         sample: bool = False,
+        epsilon: float | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         probabilities: bool = False,
+        values: bool = False,
         timeout_s: float = ACT_S,
     ) -> Decisions:
         """Which actions to take for (n, …) observations; arguments as in `Client.act_batch`."""
         request = messages.act_batch_request(
-            observations, policy, version, alias, masks, sample, seed, temperature, probabilities
+            observations,
+            policy,
+            version,
+            alias,
+            masks,
+            sample,
+            epsilon,
+            seed,
+            temperature,
+            probabilities,
+            values,
         )
         return messages.decode_decisions(await call_async(self._stub.ActBatch, request, timeout_s))
+
+    async def report(
+        self,
+        decision: Decision | str,
+        reward: float,
+        *,
+        terminated: bool = False,
+        truncated: bool = False,
+        next_observation: messages.Observation | None = None,
+        next_mask: npt.ArrayLike | None = None,
+        timeout_s: float = ACT_S,
+    ) -> bool:
+        """Say what came of a tracked decision; arguments as in `Client.report`."""
+        request = messages.report_request(
+            decision, reward, terminated, truncated, next_observation, next_mask
+        )
+        return not (await call_async(self._stub.ReportOutcome, request, timeout_s)).duplicate
 
     async def policy(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> policy_pb2.Policy:
         """A policy: its spec, versions, aliases, and what is being served."""

@@ -36,9 +36,13 @@ class Client(Connection):
         alias: str = STABLE,
         mask: npt.ArrayLike | None = None,
         sample: bool = False,
+        epsilon: float | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         probabilities: bool = False,
+        value: bool = False,
+        track: bool = False,
+        previous: Decision | str = "",
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take.
@@ -51,13 +55,31 @@ class Client(Connection):
             version: a version to pin; 0 follows the alias.
             mask: (actions,), true where allowed; None allows all.
             sample: draw from the distribution instead of taking the best.
+            epsilon: probability of an even draw from the allowed actions in place of the best.
             seed: of the draw; None lets the service choose, and the decision tells.
             temperature: divides values or logits before softmax; None is 1.
             probabilities: whether the decision is to carry all probabilities.
+            value: whether it is to say what the policy expects from here.
+            track: whether its outcome will be reported; see `report`, and `Session`, which does
+                all of it.
+            previous: the tracked decision that led to this observation, or its decision_id; ""
+                where none did, as at an episode's start.
             timeout_s: seconds to wait for the answer, retries included.
         """
         request = messages.act_request(
-            observation, policy, version, alias, mask, sample, seed, temperature, probabilities
+            observation,
+            policy,
+            version,
+            alias,
+            mask,
+            sample,
+            epsilon,
+            seed,
+            temperature,
+            probabilities,
+            value,
+            track,
+            previous,
         )
         return messages.decode_decision(call(self._stub.Act, request, timeout_s))
 
@@ -70,9 +92,11 @@ class Client(Connection):
         alias: str = STABLE,
         masks: npt.ArrayLike | None = None,
         sample: bool = False,
+        epsilon: float | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         probabilities: bool = False,
+        values: bool = False,
         timeout_s: float = ACT_S,
     ) -> Decisions:
         """Which actions to take for (n, …) observations; arguments as in `act`.
@@ -82,9 +106,49 @@ class Client(Connection):
             seed: of the first row; the others' follow from it.
         """
         request = messages.act_batch_request(
-            observations, policy, version, alias, masks, sample, seed, temperature, probabilities
+            observations,
+            policy,
+            version,
+            alias,
+            masks,
+            sample,
+            epsilon,
+            seed,
+            temperature,
+            probabilities,
+            values,
         )
         return messages.decode_decisions(call(self._stub.ActBatch, request, timeout_s))
+
+    def report(
+        self,
+        decision: Decision | str,
+        reward: float,
+        *,
+        terminated: bool = False,
+        truncated: bool = False,
+        next_observation: messages.Observation | None = None,
+        next_mask: npt.ArrayLike | None = None,
+        timeout_s: float = ACT_S,
+    ) -> bool:
+        """Say what came of a tracked decision.
+
+        Args:
+            decision: from `act` with track, or its decision_id.
+            reward: what the action earned until the observation reached.
+            terminated: the episode ended there by its own rules.
+            truncated: it was cut short there.
+            next_observation: the observation reached. Needed where `truncated` alone is set;
+                else it may be left to the decision that names this one as `previous`.
+            next_mask: (actions,), true where allowed there; None allows all.
+
+        Returns:
+            Whether it counts: False where an outcome of this decision was reported before.
+        """
+        request = messages.report_request(
+            decision, reward, terminated, truncated, next_observation, next_mask
+        )
+        return not call(self._stub.ReportOutcome, request, timeout_s).duplicate
 
     def policy(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> policy_pb2.Policy:
         """A policy: its spec, versions, aliases, and what is being served."""
