@@ -13,37 +13,50 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from services.common.errors import InvalidInput
+from services.common.action_space import Discrete
+from services.common.errors import InvalidInput, PreconditionFailed
 from services.common.server.calls import Call, Reply, unreadable
 from services.common.spec import Distribution, PolicySpec
-from services.inference.batching import Encode, Question
+from services.inference.batching import Encode, Question, TakeOver
 from services.inference.core import PolicyCore
 from services.inference.decoding import decode_masks
 from services.inference.distribution import Seeds, row_seeds
 from services.inference.runner import Observations
+from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
 
 A = TypeVar("A", pb.ActRequest, pb.ActBatchRequest)
 # A question for each call, or what is wrong with its request.
 Ask = Callable[[ServedVersion, Sequence[Call], Sequence[A]], list[Question | Exception]]
-_SAMPLED: dict[int, bool] = {
-    pb.ACTION_SELECTION_UNSPECIFIED: False,
-    pb.ACTION_SELECTION_GREEDY: False,
-    pb.ACTION_SELECTION_SAMPLE: True,
-}
+_SELECTIONS = (
+    pb.ACTION_SELECTION_UNSPECIFIED,
+    pb.ACTION_SELECTION_GREEDY,
+    pb.ACTION_SELECTION_SAMPLE,
+    pb.ACTION_SELECTION_EPSILON_GREEDY,
+)
 
 
 class Acting:
     """Batch handlers, for one thread. Made inside an event loop, where versions are loaded.
 
     Args:
-        draw_seed: gives a seed in [1, 2^64) for a sampled question that came without one.
+        draw_seed: gives a seed in [1, 2^64) for a drawn question that came without one.
+        tracker: keeps decisions; None: they cannot be tracked.
+        track_all: whether each decision of Act is tracked, asked for or not.
     """
 
-    def __init__(self, core: PolicyCore, draw_seed: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        core: PolicyCore,
+        draw_seed: Callable[[], int],
+        tracker: Tracker | None = None,
+        *,
+        track_all: bool = False,
+    ) -> None:
         self._core = core
         self._draw_seed = draw_seed
+        self._tracker, self._track_all = tracker, track_all
         self._loop = asyncio.get_running_loop()
         self._loading: set[asyncio.Task[None]] = set()
 
@@ -110,11 +123,14 @@ class Acting:
         if isinstance(observation, InvalidInput):
             return observation
         try:
-            return self._question(
+            question = self._question(
                 served, served.encoder.one, call, request, observation, request.action_mask
             )
+            question.with_value = request.include_value and _has_value(served.spec)
+            question.take_over = self._take_over(request, served)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
+        return question
 
     def _manys(
         self, served: ServedVersion, calls: Sequence[Call], requests: Sequence[pb.ActBatchRequest]
@@ -126,9 +142,13 @@ class Acting:
     ) -> Question | Exception:
         try:
             observations, flags = served.decoder.many(request), request.action_masks
-            return self._question(served, served.encoder.many, call, request, observations, flags)
+            question = self._question(
+                served, served.encoder.many, call, request, observations, flags
+            )
+            question.with_value = request.include_values and _has_value(served.spec)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
+        return question
 
     def _question(
         self,
@@ -139,22 +159,33 @@ class Acting:
         observations: Observations,
         flags: Sequence[bool],
     ) -> Question:
-        rows = len(observations)
+        rows, spec = len(observations), served.spec
         return Question(
             call,
             encode,
             observations,
             rows,
-            decode_masks(flags, rows, served.spec) if flags else None,
+            decode_masks(flags, rows, spec) if flags else None,
             _temperature(request) if request.HasField("temperature") else 1.0,
-            self._seeds(request, rows, served.spec) if request.selection else None,
+            self._seeds(request, rows, spec) if request.selection else None,
+            _epsilon(request, spec) if request.HasField("epsilon") or request.selection else None,
             request.include_probabilities,
         )
+
+    def _take_over(self, request: pb.ActRequest, served: ServedVersion) -> TakeOver | None:
+        if not (request.track or self._track_all):
+            return None
+        if self._tracker is None:
+            raise PreconditionFailed(
+                "the decision cannot be tracked: this server has no Redis to keep it in; set "
+                "TUTELAGE_REDIS_URL, or leave track out"
+            )
+        return self._tracker.tracked(request, served)
 
     def _seeds(
         self, request: pb.ActRequest | pb.ActBatchRequest, rows: int, spec: PolicySpec
     ) -> Seeds | None:
-        if not _is_sampled(request.selection, spec):
+        if not _is_drawn(request.selection, spec):
             return None
         first = request.seed if request.HasField("seed") else self._draw_seed()
         return np.array([first], dtype=np.uint64) if rows == 1 else row_seeds(first, rows)
@@ -176,13 +207,41 @@ def _temperature(request: pb.ActRequest | pb.ActBatchRequest) -> float:
     return temperature
 
 
-def _is_sampled(selection: int, spec: PolicySpec) -> bool:
-    sampled = _SAMPLED.get(selection)
-    if sampled is None:
-        raise InvalidInput(f"selection is {selection}, expected 1 (greedy) or 2 (sample)")
-    if sampled and spec.distribution == Distribution.DETERMINISTIC:
+def _is_drawn(selection: int, spec: PolicySpec) -> bool:
+    if selection not in _SELECTIONS:
+        raise InvalidInput(
+            f"selection is {selection}, expected 1 (greedy), 2 (sample) or 3 (ε-greedy)"
+        )
+    if selection == pb.ACTION_SELECTION_SAMPLE and spec.distribution == Distribution.DETERMINISTIC:
         raise InvalidInput(
             "the policy is deterministic, so that there is nothing to sample; "
             "expected selection 1 (greedy)"
         )
-    return sampled
+    return selection >= pb.ACTION_SELECTION_SAMPLE
+
+
+def _epsilon(request: pb.ActRequest | pb.ActBatchRequest, spec: PolicySpec) -> float | None:
+    given = request.HasField("epsilon")
+    if request.selection != pb.ACTION_SELECTION_EPSILON_GREEDY:
+        if given:
+            raise InvalidInput("epsilon is for selection 3 (ε-greedy); say that, or leave it out")
+        return None
+    if not isinstance(spec.action, Discrete):
+        raise InvalidInput(
+            f"an ε-greedy choice is one of Discrete actions, but the policy acts in {spec.action}"
+        )
+    if not (given and 0 <= request.epsilon <= 1):
+        said = f"is {request.epsilon}" if given else "is missing"
+        raise InvalidInput(f"epsilon {said}, expected a probability from 0 to 1")
+    if request.HasField("temperature"):
+        raise InvalidInput("an ε-greedy choice has no temperature; leave it out")
+    return request.epsilon
+
+
+def _has_value(spec: PolicySpec) -> bool:
+    if spec.distribution != Distribution.Q_VALUES:
+        raise InvalidInput(
+            f"the policy gives {spec.distribution.value} and no action values, so that it has no "
+            "value; leave include_value out"
+        )
+    return True

@@ -29,7 +29,9 @@ class Question:
     """One or more observations `(n, *shape)` to decide on together, checked against the spec.
 
     call: who asks. encode: makes the reply. rows: n. masks: (n, actions); None allows all.
-    seeds: (n,); None is greedy. with_probabilities: whether the reply has them.
+    seeds: (n,); None is greedy. epsilon: of rows that are drawn ε-greedily.
+    with_probabilities, with_value: whether the reply has them.
+    take_over: gives the reply in its own time, if any does.
     """
 
     call: Call
@@ -39,12 +41,17 @@ class Question:
     masks: Masks | None = None
     temperature: float = 1.0
     seeds: Seeds | None = None
+    epsilon: float | None = None
     with_probabilities: bool = False
+    with_value: bool = False
+    take_over: TakeOver | None = None
 
 
 # A question's serialized reply, from the decisions of its whole batch and the row at which its
 # own start.
 Encode = Callable[[Question, Decisions, int], bytes]
+# The same with the serialized reply, which is given now, or later (None) by the call's `answer`.
+TakeOver = Callable[[Question, Decisions, int, bytes], Reply | None]
 
 
 class Batcher:
@@ -83,7 +90,7 @@ class Batcher:
         rows = sum([question.rows for question in questions])
         if not self._working and self.runner.run_s(rows) <= self._inline_s:
             if rows <= self._max_batch:
-                return [*self._replies(questions)]
+                return self._replies(questions)
             return [
                 reply
                 for batch in split(questions, self._max_batch)
@@ -118,7 +125,8 @@ class Batcher:
         if not batch:
             return
         for question, reply in zip(batch, self._replies(batch), strict=True):
-            question.call.answer(reply)
+            if reply is not None:
+                question.call.answer(reply)
         self._executor.submit(self._work)  # behind what waits for other versions
 
     def _take(self) -> list[Question]:
@@ -137,12 +145,12 @@ class Batcher:
             self._rows -= question.rows
         return batch
 
-    def _replies(self, questions: Sequence[Question]) -> list[Reply]:
+    def _replies(self, questions: Sequence[Question]) -> list[Reply | None]:
         started, clock = time.perf_counter(), time.monotonic()
         self._queued.observe_all([clock - question.call.arrived for question in questions])
         try:
             decisions, starts = _decide(self.runner, questions)
-            replies: list[Reply] = [
+            encoded = [
                 question.encode(question, decisions, start)
                 for question, start in zip(questions, starts, strict=True)
             ]
@@ -153,7 +161,20 @@ class Batcher:
             return [reply for question in questions for reply in self._replies([question])]
         self._batch_rows.observe(len(decisions.log_probabilities))
         self._ran.observe(time.perf_counter() - started)
-        return replies
+        if all(question.take_over is None for question in questions):
+            return [*encoded]
+        return [
+            reply if question.take_over is None else _taken_over(question, decisions, start, reply)
+            for question, start, reply in zip(questions, starts, encoded, strict=True)
+        ]
+
+
+def _taken_over(question: Question, decisions: Decisions, start: int, reply: bytes) -> Reply | None:
+    assert question.take_over is not None
+    try:
+        return question.take_over(question, decisions, start, reply)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
+        return error
 
 
 def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Question]]:
@@ -214,7 +235,11 @@ def _draws(questions: Sequence[Question], counts: list[int]) -> dict[str, np.nda
     if all(question.seeds is None for question in questions):
         return {}
     seeds = [np.zeros(q.rows, dtype=np.uint64) if q.seeds is None else q.seeds for q in questions]
-    return {
+    draws = {
         "sampled": np.repeat([question.seeds is not None for question in questions], counts),
         "seeds": np.concatenate(seeds),
     }
+    if any(question.epsilon is not None for question in questions):
+        epsilons = [np.nan if q.epsilon is None else q.epsilon for q in questions]
+        draws["epsilons"] = np.repeat(epsilons, counts)
+    return draws

@@ -44,6 +44,7 @@ def decide(
     temperatures: Floats | None = None,
     sampled: Masks | None = None,
     seeds: Seeds | None = None,
+    epsilons: Floats | None = None,
 ) -> Decisions:
     """Choose an action for each row.
 
@@ -53,6 +54,7 @@ def decide(
         temperatures: (n,) positive divisors before softmax; None is 1.
         sampled: (n,), whether the row is drawn; the others are greedy. None: all greedy.
         seeds: (n,) seeds of the drawn rows; read where `sampled` is true.
+        epsilons: (n,) of the drawn rows that are drawn ε-greedily; NaN elsewhere.
     """
     allowed = parameters if masks is None else np.where(masks, parameters, -np.inf)
     table, logs = _normalised(allowed, temperatures)
@@ -61,6 +63,9 @@ def decide(
     if sampled is None or seeds is None:
         # Of the greatest, whose exponential is 1, the sum's logarithm is all there is.
         return Decisions(actions.tolist(), (0.0 - logs[:, 0]).tolist(), table, parameters)
+    if epsilons is not None:
+        greedy = epsilon_greedy(np.isfinite(allowed), actions, epsilons)
+        table = np.where(np.isnan(epsilons)[:, None], table, greedy)
     actions = np.where(sampled, sample(table, seeds), actions)
     chosen = table[np.arange(len(actions)), actions]
     return Decisions(actions.tolist(), chosen.tolist(), table, parameters)
@@ -86,6 +91,21 @@ def _normalised(
     logs: Floats = np.log(np.add.reduce(np.exp(shifted), axis=1, keepdims=True))
     shifted -= logs
     return shifted, logs
+
+
+def epsilon_greedy(allowed: Masks, actions: npt.NDArray[np.int64], epsilons: Floats) -> Floats:
+    """Log-probabilities (n, actions) of the ε-greedy choice: ε is spread over what is allowed.
+
+    Args:
+        allowed: (n, actions)
+        actions: (n,) the greedy ones.
+        epsilons: (n,)
+    """
+    chances = allowed * (epsilons / allowed.sum(axis=1))[:, None]
+    chances[np.arange(len(actions)), actions] += 1 - epsilons
+    with np.errstate(divide="ignore"):  # what is never taken
+        table: Floats = np.log(chances)
+    return table
 
 
 def sample(table: Floats, seeds: Seeds) -> npt.NDArray[np.int64]:

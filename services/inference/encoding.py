@@ -35,6 +35,8 @@ class Encoder:
         if question.with_probabilities:
             response.probabilities.extend(np.exp(decisions.table[row]).tolist())
             response.parameters.extend(decisions.parameters[row].tolist())
+        if question.with_value:
+            (response.value,) = _values(question, decisions, row)
         if isinstance(decisions.actions, list):
             chosen = self._discrete[decisions.actions[row]]
         else:
@@ -56,5 +58,16 @@ class Encoder:
         if question.with_probabilities:
             response.probabilities.extend(np.exp(decisions.table[rows]).ravel().tolist())
             response.parameters.extend(decisions.parameters[rows].ravel().tolist())
+        if question.with_value:
+            response.values.extend(_values(question, decisions, start))
         content: bytes = response.SerializeToString() + self._many
         return content
+
+
+def _values(question: Question, decisions: Decisions, start: int) -> list[float]:
+    """Of a question's rows the greatest action values that are allowed."""
+    values = decisions.parameters[start : start + question.rows]
+    if question.masks is not None:
+        values = np.where(question.masks, values, -np.inf)
+    greatest: list[float] = values.max(axis=1).tolist()
+    return greatest

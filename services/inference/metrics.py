@@ -46,3 +46,33 @@ REPOSITORY_ERRORS = Counter(
     "tutelage_inference_repository_errors_total",
     "Looks at the policy repository that failed, wholly or for one policy.",
 )
+TRACKED = Counter(
+    "tutelage_inference_tracked_total",
+    "Decisions that were kept for their outcomes.",
+    ["policy"],
+)
+UNTRACKED = Counter(
+    "tutelage_inference_untracked_total",
+    "Decisions that were to be kept, and were answered without it: Redis did not take them.",
+    ["policy"],
+)
+OUTCOMES = Counter(
+    "tutelage_inference_outcomes_total",
+    "Outcomes reported, by what became of them: kept, duplicate, unknown.",
+    ["policy", "result"],
+)
+FORGOTTEN = Counter(
+    "tutelage_inference_forgotten_total",
+    "Decisions for which no outcome, or nothing that they led to, came in time.",
+    ["policy"],
+)
+JOINED = Counter(
+    "tutelage_inference_joined_total",
+    "Transitions of decisions and outcomes that were appended to the replay.",
+    ["policy"],
+)
+FEED_ERRORS = Counter(
+    "tutelage_inference_feed_errors_total",
+    "Times that transitions could not be appended to the replay; they wait.",
+    ["policy"],
+)

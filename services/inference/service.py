@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+from services.common.errors import InvalidConfig
 from services.common.registry import PolicyRegistry
 from services.common.server import run_service
+from services.common.server.access import guarded
 from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
+from services.inference.feeding import Feeding
+from services.inference.outcome_stores import OutcomeStores
+from services.inference.reporting import Reporting
 from services.inference.runner import PolicyRunner
-from services.inference.servicer import policy_service
+from services.inference.servicer import ROLES, policy_service
 from services.inference.settings import InferenceSettings
+from services.inference.tracking import Tracker
 from services.inference.versions import Catalogue, Loader
 from services.inference.watcher import RepositoryWatcher
 
+CLOSE_S = 5.0
+
 
 class InferenceService:
-    """The core and the watcher behind one PolicyService. Made inside an event loop."""
+    """The core and the watcher behind one PolicyService. Made inside an event loop.
+
+    Raises:
+        InvalidConfig: see `outcome_stores`.
+    """
 
     def __init__(self, settings: InferenceSettings) -> None:
-        self._settings = settings
+        self._settings, self._access = settings, settings.access()
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
         loader = Loader(
@@ -37,6 +51,7 @@ class InferenceService:
             registry, catalogue, loader, poll_s=settings.inference_poll_s
         )
         self.core = PolicyCore(registry, catalogue, loader, self.watcher)
+        self._stores = outcome_stores(settings)
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
         return PolicyRunner(
@@ -64,14 +79,49 @@ class InferenceService:
         """
         watching = asyncio.create_task(self.watcher.run())
         try:
-            await run_service(
-                [policy_service(self.core, Acting(self.core, draw_seed))],
-                self._settings.server_options(),
-                until_ready=self.watcher.scanned.wait,
-            )
+            with outcomes_kept(self.core, self._stores) as (tracker, reporting):
+                acting = Acting(
+                    self.core, draw_seed, tracker, track_all=self._settings.inference_track_all
+                )
+                table = guarded(policy_service(self.core, acting, reporting), ROLES, self._access)
+                await run_service(
+                    [table],
+                    self._settings.server_options(),
+                    until_ready=self.watcher.scanned.wait,
+                )
         finally:
             watching.cancel()
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def outcome_stores(settings: InferenceSettings) -> OutcomeStores | None:
+    """Where decisions and outcomes are kept; None: nowhere.
+
+    Raises:
+        InvalidConfig: when each decision is to be tracked, and there is no Redis for it.
+    """
+    if settings.redis_url is not None:
+        return OutcomeStores(settings.redis_url, settings.outcome_limits())
+    if settings.inference_track_all:
+        raise InvalidConfig("TUTELAGE_INFERENCE_TRACK_ALL needs a Redis: set TUTELAGE_REDIS_URL")
+    return None
+
+
+@contextmanager
+def outcomes_kept(
+    core: PolicyCore, stores: OutcomeStores | None
+) -> Iterator[tuple[Tracker | None, Reporting]]:
+    """What keeps decisions and outcomes, and puts what is joined into the replays; in order."""
+    reporting = Reporting(core, stores)
+    if stores is None:
+        yield None, reporting
+        return
+    tracker, feeding = Tracker(stores), Feeding(stores)
+    try:
+        yield tracker, reporting
+    finally:
+        for part in (tracker, reporting, feeding):
+            part.close(CLOSE_S)
 
 
 def draw_seed() -> int:

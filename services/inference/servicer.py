@@ -1,15 +1,19 @@
 """PolicyService on the wire: converts, and leaves what to decide to the core.
 
-Its hot path, Act and ActBatch, is in `acting`.
+Its hot path, Act and ActBatch, is in `acting`, what came of decisions in `reporting`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.common.errors import InvalidInput
+from services.common.server.access import Role
 from services.common.server.calls import BatchMethod, Call, MethodTable, unary
 from services.common.wire import encode_spec, timestamp
 from services.inference.acting import Acting
 from services.inference.core import STABLE, PolicyCore
+from services.inference.reporting import Reporting
 from services.inference.versions import PolicyState
 from tutelage.v1 import policy_pb2 as pb
 
@@ -75,7 +79,18 @@ class PolicyServicer:
         )
 
 
-def policy_service(core: PolicyCore, acting: Acting) -> MethodTable:
+ROLES: Mapping[str, Role] = {
+    "Act": "act",
+    "ActBatch": "act",
+    "ReportOutcome": "report",
+    "GetPolicy": "act",
+    "ListPolicies": "act",
+    "SetAlias": "admin",
+}
+"""Who may call what, where tokens are asked for."""
+
+
+def policy_service(core: PolicyCore, acting: Acting, reporting: Reporting) -> MethodTable:
     """PolicyService, for any transport."""
     servicer = PolicyServicer(core)
     return MethodTable(
@@ -83,6 +98,7 @@ def policy_service(core: PolicyCore, acting: Acting) -> MethodTable:
         {
             "Act": BatchMethod(acting.act),
             "ActBatch": BatchMethod(acting.act_batch),
+            "ReportOutcome": BatchMethod(reporting.report),
             "GetPolicy": unary(pb.GetPolicyRequest, servicer.GetPolicy),
             "ListPolicies": unary(pb.ListPoliciesRequest, servicer.ListPolicies),
             "SetAlias": unary(pb.SetAliasRequest, servicer.SetAlias),

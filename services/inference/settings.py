@@ -8,9 +8,12 @@ from typing import Annotated
 from pydantic import Field
 
 from services.common.errors import InvalidConfig
+from services.common.ports import is_loopback
 from services.common.server import ServerOptions, Tls
+from services.common.server.access import Access, read_tokens
 from services.common.server.bootstrap import Transport
-from services.common.settings import PlatformSettings, port_of
+from services.common.settings import PlatformSettings, content_of, port_of
+from services.inference.outcome_stores import OutcomeLimits
 
 MIB = 1 << 20
 
@@ -55,6 +58,28 @@ class InferenceSettings(PlatformSettings):
     inference_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port on which Prometheus reads /metrics; 0 for none."
     )
+    inference_track_all: bool = Field(
+        False,
+        description="Whether every decision of Act is tracked, and not only those that ask for it.",
+    )
+    inference_track_wait_s: Annotated[float, Field(gt=0, le=7 * 86400)] = Field(
+        600.0, description="Seconds that a tracked decision waits for its outcome."
+    )
+    inference_track_timeout_ms: Annotated[float, Field(ge=1, le=10_000)] = Field(
+        100.0,
+        description="Milliseconds that Act waits for Redis to keep a tracked decision, before it "
+        "answers without.",
+    )
+    inference_track_mib: Annotated[int, Field(ge=1)] = Field(
+        256,
+        description="Redis's memory for the decisions of one policy that wait, about, in MiB; the "
+        "oldest are forgotten beyond it.",
+    )
+    inference_outcomes_mib: Annotated[int, Field(ge=1)] = Field(
+        256,
+        description="Size in MiB of the replay of one policy's outcomes, where it is made; at most "
+        "a million rows.",
+    )
     inference_drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
         0.0, description="Seconds health says NOT_SERVING before new calls are refused."
     )
@@ -63,7 +88,6 @@ class InferenceSettings(PlatformSettings):
         description="Seconds after which a connection is closed gently, so that clients find new "
         "replicas; 0 for never.",
     )
-
     inference_tls_certificate: Path | None = Field(
         None, description="PEM file of the server's certificate chain. Unset: no TLS."
     )
@@ -73,6 +97,31 @@ class InferenceSettings(PlatformSettings):
         description="PEM file of the authority that clients' certificates must be signed by "
         "(mutual TLS). Unset: clients need none.",
     )
+    inference_tokens: Path | None = Field(
+        None,
+        description="File of the tokens that callers must show, a line each: roles (act, report, "
+        "admin) with commas between, and the token or sha256:<hex>. Unset: none is needed, and "
+        "aliases are moved only from the machine itself.",
+    )
+
+    def access(self) -> Access:
+        """Who may call what.
+
+        Raises:
+            InvalidConfig: when the file of tokens is not such.
+        """
+        if self.inference_tokens is not None:
+            return Access(read_tokens(self.inference_tokens))
+        return Access(admin_is_open=is_loopback(self.host))
+
+    def outcome_limits(self) -> OutcomeLimits:
+        """How much is kept of decisions and outcomes, and how long."""
+        return OutcomeLimits(
+            wait_s=self.inference_track_wait_s,
+            patience_s=self.inference_track_timeout_ms / 1000,
+            waiting_bytes=self.inference_track_mib * MIB,
+            replay_bytes=self.inference_outcomes_mib * MIB,
+        )
 
     def server_options(self) -> ServerOptions:
         """How the gRPC server listens.
@@ -100,7 +149,4 @@ class InferenceSettings(PlatformSettings):
             raise InvalidConfig(
                 "TLS needs TUTELAGE_INFERENCE_TLS_CERTIFICATE and TUTELAGE_INFERENCE_TLS_KEY"
             )
-        try:
-            return Tls(*(path.read_bytes() if path else b"" for path in paths.values()))
-        except OSError as error:
-            raise InvalidConfig(f"a file of TLS cannot be read: {error}") from None
+        return Tls(*map(content_of, paths.values()))

@@ -43,8 +43,9 @@ class Decider(Protocol):
         temperatures: Floats | None = None,
         sampled: Masks | None = None,
         seeds: Seeds | None = None,
+        epsilons: Floats | None = None,
     ) -> Decisions:
-        """Decide."""
+        """Decide; ε-greedily among Discrete actions only."""
         ...
 
 
@@ -69,6 +70,7 @@ def decide_components(
     temperatures: Floats | None = None,
     sampled: Masks | None = None,
     seeds: Seeds | None = None,
+    epsilons: Floats | None = None,
 ) -> Decisions:
     """Choose each component of MultiDiscrete actions from its own logits."""
     allowed = parameters if masks is None else np.where(masks, parameters, -np.inf)
@@ -93,6 +95,7 @@ def decide_elements(
     temperatures: Floats | None = None,
     sampled: Masks | None = None,
     seeds: Seeds | None = None,
+    epsilons: Floats | None = None,
 ) -> Decisions:
     """Choose actions in a Box from a diagonal Gaussian, squashed by tanh or clipped.
 
@@ -125,6 +128,7 @@ def decide_nothing(
     temperatures: Floats | None = None,
     sampled: Masks | None = None,
     seeds: Seeds | None = None,
+    epsilons: Floats | None = None,
 ) -> Decisions:
     """The actions that a deterministic policy has chosen already, (n, size)."""
     rows = len(parameters)

@@ -19,6 +19,7 @@ from services.common.errors import (
     TutelageError,
     Unavailable,
 )
+from services.common.outcomes import RowMaker
 from services.common.registry import AliasState, PolicyManifest, PolicyRegistry
 from services.common.spec import PolicySpec
 from services.inference import metrics
@@ -38,6 +39,7 @@ class ServedVersion:
     batcher: Batcher
     decoder: Decoder
     encoder: Encoder
+    rows: RowMaker
 
     @property
     def spec(self) -> PolicySpec:
@@ -221,7 +223,7 @@ class Loader:
             raise unavailable from error
         batcher = self._make_batcher(runner, policy)
         decoder, encoder = Decoder(manifest.spec.observation), Encoder(manifest)
-        served = ServedVersion(manifest, batcher, decoder, encoder)
+        served = ServedVersion(manifest, batcher, decoder, encoder, RowMaker(manifest.spec))
         self._refused.pop((policy, version), None)
         self.keep(served)
         load_ms = round((time.perf_counter() - started) * 1000, 1)

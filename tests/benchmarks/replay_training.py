@@ -19,10 +19,10 @@ from learning_rig import learn_dqn
 
 from services.common.registry import PolicyRegistry
 from services.common.replay import MemoryReplay, Sampling
+from services.common.replay.policy_schema import replay_schema
 from services.trainer.config import DQNRun, ReplayConfig, load_preset
 from services.trainer.resources import Resources
 from services.trainer.runs import replay_loop
-from services.trainer.runs.frames import replay_schema
 
 STEPS = 4_000
 COMPARISONS = 3

@@ -18,15 +18,18 @@ from tutelage import errors
 
 PUBLIC = [
     "AsyncClient",
+    "AsyncSession",
     "Client",
     "Decision",
     "Decisions",
     "FeedbackClient",
+    "Session",
     "TrainingClient",
     "TutelageError",
     "errors",
 ]
-ACT = ["act", "act_batch", "policy", "policies", "set_alias", "promote", "rollback", "close"]
+ACT = ["act", "act_batch", "report", "policy", "policies"]
+ACT += ["set_alias", "promote", "rollback", "close"]
 
 
 def test_the_public_names() -> None:
@@ -40,6 +43,14 @@ def test_the_two_clients_take_the_same_arguments(name: str) -> None:
     waiting = inspect.signature(getattr(tutelage.AsyncClient, name))
 
     assert blocking == waiting
+
+
+@pytest.mark.parametrize("name", ["__init__", "act", "report", "reset"])
+def test_the_two_sessions_take_the_same_arguments(name: str) -> None:
+    blocking = inspect.signature(getattr(tutelage.Session, name))
+    waiting = inspect.signature(getattr(tutelage.AsyncSession, name))
+
+    assert [*blocking.parameters] == [*waiting.parameters]
 
 
 def test_every_error_of_the_services_is_one_of_the_clients() -> None:

@@ -7,7 +7,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from replay_operations import RULES, use_every_operation
+from replay_operations import (
+    OUTCOME_RULES,
+    RULES,
+    use_every_operation,
+    use_every_operation_of_outcomes,
+)
 from replay_rig import SCHEMA
 from tls_front import Certificates, tls_front
 
@@ -25,6 +30,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]
     with EmbeddedRedis(tmp_path_factory.mktemp("guarded")) as server:
         with connect(server.url) as admin:
             admin.execute_command("ACL", "SETUSER", "actor", "on", f">{PASSWORD}", *RULES)
+            inference = (*RULES, *OUTCOME_RULES)
+            admin.execute_command("ACL", "SETUSER", "inference", "on", ">tracks", *inference)
             admin.execute_command("ACL", "SETUSER", "guest", "on", ">guest", "~*", "+@read")
             admin.execute_command("ACL", "SETUSER", "default", "off")
         yield server
@@ -38,6 +45,10 @@ def test_a_user_with_the_rights_of_the_readme_can_do_everything(
     guarded: EmbeddedRedis, name: str
 ) -> None:
     use_every_operation(url_for("actor", PASSWORD, guarded.port), name)
+
+
+def test_so_can_one_who_keeps_outcomes(guarded: EmbeddedRedis, name: str) -> None:
+    use_every_operation_of_outcomes(url_for("inference", "tracks", guarded.port), name)
 
 
 @pytest.mark.parametrize(

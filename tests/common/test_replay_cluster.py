@@ -8,7 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from redis.crc import key_slot
-from replay_operations import CLUSTER_RULES, RULES, use_every_operation
+from replay_operations import (
+    CLUSTER_RULES,
+    RULES,
+    use_every_operation,
+    use_every_operation_of_outcomes,
+)
 from replay_rig import SCHEMA, make_rows, steps_of
 from valkey_cluster import PRIMARIES, SLOTS, Cluster, running_cluster, wait_until
 
@@ -164,3 +169,7 @@ class Actor:
 
     def _on_wait(self, error: Exception, seconds: float) -> None:
         self.waits += 1
+
+
+def test_outcomes_are_joined_in_a_cluster_too(cluster: Cluster, name: str) -> None:
+    use_every_operation_of_outcomes(cluster.url, name)

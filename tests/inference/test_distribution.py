@@ -135,3 +135,34 @@ def test_a_row_is_decided_alike_alone_and_in_company(parameters: np.ndarray, dat
         assert alone.actions[0] == together.actions[i]
         assert alone.log_probabilities[0] == together.log_probabilities[i]
         assert alone.table[0].tobytes() == together.table[i].tobytes()
+
+
+def test_an_epsilon_greedy_choice_spreads_epsilon_over_what_is_allowed() -> None:
+    values = np.array([[1, 3, 2]] * 4, dtype=np.float32)
+    masks = np.array([[True] * 3, [True, False, True], [True] * 3, [True] * 3])
+    epsilons = np.array([0.3, 0.3, 0.0, np.nan])
+    seeds = np.full(4, 5, dtype=np.uint64)
+    sampled = np.array([True, True, True, False])
+    decisions = decide(values, masks=masks, sampled=sampled, seeds=seeds, epsilons=epsilons)
+
+    chances = np.exp(decisions.table)
+    assert chances[0] == pytest.approx([0.1, 0.8, 0.1])
+    assert chances[1] == pytest.approx([0.15, 0.0, 0.85])
+    assert chances[2].tolist() == [0, 1, 0]
+    assert chances[3] == pytest.approx(np.exp([1, 3, 2]) / np.exp([1, 3, 2]).sum())
+    assert decisions.actions[2:] == [1, 1]
+
+
+def test_epsilon_greedy_draws_follow_their_probabilities() -> None:
+    rows = 20_000
+    values = np.tile(np.array([0, 2, 1], dtype=np.float32), (rows, 1))
+    decisions = decide(
+        values,
+        sampled=np.ones(rows, dtype=np.bool_),
+        seeds=row_seeds(3, rows),
+        epsilons=np.full(rows, 0.6),
+    )
+    counts = np.bincount(decisions.actions, minlength=3) / rows
+    assert counts == pytest.approx([0.2, 0.6, 0.2], abs=0.01)
+    chosen = np.array([0.2, 0.6, 0.2])[decisions.actions]
+    assert np.exp(decisions.log_probabilities) == pytest.approx(chosen)

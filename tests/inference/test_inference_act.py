@@ -115,6 +115,76 @@ def test_images_as_bytes_or_numbers(client: Client, observation: object) -> None
     )
 
 
+def test_an_epsilon_greedy_decision_can_be_replayed(client: Client) -> None:
+    observation = np.random.default_rng(4).normal(size=4).astype(np.float32)
+    best = client.act(observation, policy="wide").action
+    for seed in range(40):
+        first = client.act(observation, policy="wide", epsilon=0.5, seed=seed, probabilities=True)
+        again = client.act(observation, policy="wide", epsilon=0.5, seed=first.seed)
+        assert (again.action, again.seed) == (first.action, seed)
+        expected = [0.5 / 6 + 0.5 * (i == best) for i in range(6)]
+        assert first.probabilities == pytest.approx(expected)
+        assert first.log_probability == pytest.approx(np.log(expected[first.action]))
+    drawn = client.act(observation, policy="wide", epsilon=1.0)
+    assert drawn.seed > 0
+    assert client.act(observation, policy="wide", epsilon=0.0, seed=9).action == best
+
+
+def test_an_epsilon_greedy_batch_is_its_rows_one_by_one(client: Client) -> None:
+    observations = np.random.default_rng(5).normal(size=(30, 4)).astype(np.float32)
+    masks = np.tile([True, False, True, True, False, True], (30, 1))
+    batch = client.act_batch(observations, policy="wide", masks=masks, epsilon=0.7, seed=11)
+    alone = [
+        client.act(row, policy="wide", mask=masks[0], epsilon=0.7, seed=int(seed))
+        for row, seed in zip(observations, batch.seeds, strict=True)
+    ]
+    assert batch.actions.tolist() == [decision.action for decision in alone]
+    assert batch.log_probabilities.tolist() == [decision.log_probability for decision in alone]
+    assert set(batch.actions.tolist()) <= {0, 2, 3, 5}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"epsilon": 1.5}, r"epsilon is 1\.5, expected a probability from 0 to 1"),
+        ({"epsilon": float("nan")}, "epsilon is nan"),
+        ({"epsilon": 0.5, "temperature": 2.0}, "an ε-greedy choice has no temperature"),
+        ({"epsilon": 0.5, "sample": True}, "two ways to choose"),
+    ],
+)
+def test_what_epsilon_cannot_be(client: Client, asked: dict[str, float], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        client.act(RIGHT, policy="cartpole", **asked)
+
+
+def test_epsilon_and_its_selection_need_each_other(
+    stub: policy_pb2_grpc.PolicyServiceStub,
+) -> None:
+    request = pb.ActRequest(policy="cartpole", observation=Array(values=RIGHT))
+    for parts, said in (
+        ({"selection": pb.ACTION_SELECTION_EPSILON_GREEDY}, "epsilon is missing"),
+        ({"epsilon": 0.1}, "epsilon is for selection 3"),
+    ):
+        asked = pb.ActRequest(**parts)
+        asked.MergeFrom(request)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Act(asked)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert said in caught.value.details()
+
+
+def test_the_value_when_asked_for(client: Client) -> None:
+    assert client.act(RIGHT, policy="cartpole").value is None
+    assert client.act(RIGHT, policy="cartpole", value=True).value == pytest.approx(0.3)
+    masked = client.act(RIGHT, policy="cartpole", mask=[True, False], value=True)
+    assert masked.value == 0.0
+    masks = [[True, True], [True, False]]
+    batch = client.act_batch([RIGHT, RIGHT], policy="cartpole", masks=masks, values=True)
+    assert batch.values == pytest.approx([0.3, 0.0])
+    with pytest.raises(InvalidInput, match="gives logits and no action values"):
+        client.act(np.zeros((2, 3), np.uint8), policy="image", value=True)
+
+
 def test_a_sampled_decision_can_be_replayed(client: Client) -> None:
     observation = np.random.default_rng(3).normal(size=4).astype(np.float32)
     mask = [True, True, False, True, True, True]
@@ -316,6 +386,4 @@ def test_bad_set_alias_requests(
 
 
 def call(service: InferenceProcess, request: pb.SetAliasRequest) -> pb.SetAliasResponse:
-    from tutelage._calls import call
-
-    return call(service.client._stub.SetAlias, request, 10)
+    return service.client._call(service.client._stub.SetAlias, request, 10)

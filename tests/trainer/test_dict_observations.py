@@ -14,6 +14,7 @@ from picture_probes import picture
 
 from services.common.errors import InvalidConfig
 from services.common.replay import ReplayStore
+from services.common.replay.policy_schema import replay_schema
 from services.common.spec import DictSpace, Distribution
 from services.trainer import environments
 from services.trainer.config import EnvironmentConfig, parse
@@ -21,7 +22,6 @@ from services.trainer.observations import packed, rows
 from services.trainer.published import PublishedPolicy
 from services.trainer.resources import Resources
 from services.trainer.runs.execute import execute
-from services.trainer.runs.frames import replay_schema
 from services.trainer.runs.store import RunStore
 from services.trainer.segments import open_environment
 from tutelage import errors

@@ -14,11 +14,12 @@ from learning_rig import dqn_config, learn_dqn
 
 from services.common.errors import InvalidConfig
 from services.common.replay import ReplayStore, open_replay
+from services.common.replay.policy_schema import replay_schema
 from services.common.replay.schema import Pad
 from services.common.spec import Distribution
 from services.trainer import environments
 from services.trainer.config import EnvironmentConfig
-from services.trainer.runs.frames import check_stacks, replay_schema
+from services.trainer.runs.frames import check_stacks
 
 
 class Counting(gym.Env[np.ndarray, np.int64]):

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from services.common.replay import ReplayStore, open_replay
+from services.common.replay.policy_schema import replay_schema
 from services.trainer import environments
 from services.trainer.collector import Choice, Collector
 from services.trainer.config import DQNRun, EnvironmentConfig, load_preset
 from services.trainer.published import PublishedPolicy
 from services.trainer.resources import Resources
 from services.trainer.runs.execute import execute, values_spec
-from services.trainer.runs.frames import check_stacks, replay_schema
+from services.trainer.runs.frames import check_stacks
 from services.trainer.runs.store import RunStore
 from tutelage.v1 import training_pb2
 

@@ -45,8 +45,20 @@ def one_ready(said: Path) -> Iterator[Workers]:
     some.close()
 
 
-def kill_the_ready_one() -> None:
-    (child,) = psutil.Process().children()
+def stand_ins(said: Path) -> list[psutil.Process]:
+    """Those that have not been reaped, among whatever else the tests have started."""
+    return [child for child in psutil.Process().children() if is_one(child, said)]
+
+
+def is_one(child: psutil.Process, said: Path) -> bool:
+    try:
+        return str(said) in child.cmdline()
+    except psutil.ZombieProcess:
+        return True
+
+
+def kill_the_ready_one(said: Path) -> None:
+    (child,) = stand_ins(said)
     child.kill()
     while child.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
@@ -77,20 +89,21 @@ def test_while_a_run_settles_no_other_is_made_ready(
 def test_one_that_died_meanwhile_is_replaced_by_a_new_process(
     one_ready: Workers, said: Path
 ) -> None:
-    kill_the_ready_one()
+    kill_the_ready_one(said)
     assert one_ready.start("run-1").wait() == 0
     assert said.read_text() == "run run-1:"
 
 
 def test_one_that_dies_is_not_replaced_over_and_over(one_ready: Workers, said: Path) -> None:
-    kill_the_ready_one()
+    kill_the_ready_one(said)
     one_ready.make_ready()
-    assert [child.status() for child in psutil.Process().children()] == [psutil.STATUS_ZOMBIE]
+    assert [child.status() for child in stand_ins(said)] == [psutil.STATUS_ZOMBIE]
 
 
-def test_those_without_a_run_end_when_closed(one_ready: Workers) -> None:
+def test_those_without_a_run_end_when_closed(one_ready: Workers, said: Path) -> None:
+    assert stand_ins(said)
     one_ready.close()
-    assert not psutil.Process().children()
+    assert not stand_ins(said)
 
 
 def test_none_is_ready_where_none_is_wanted(said: Path) -> None:

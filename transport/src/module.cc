@@ -121,9 +121,10 @@ class PyServer {
       table[nb::cast<std::string>(name)] = {names_.size(), static_cast<Kind>(nb::cast<int>(kind))};
       names_.append(name);
     }
+    std::function<void(std::shared_ptr<Rpc>)> lead;
+    if (!functions_->handle.is_none()) lead = [this](auto rpc) { this->lead(std::move(rpc)); };
     nb::gil_scoped_release unlocked;
-    server_ = std::make_unique<Server>(options, std::move(table),
-                                       [this](std::shared_ptr<Rpc> rpc) { lead(std::move(rpc)); });
+    server_ = std::make_unique<Server>(options, std::move(table), std::move(lead));
   }
 
   ~PyServer() {
@@ -262,16 +263,16 @@ NB_MODULE(_native, module) {
       .def(
           "__init__",
           [](PyServer* self, std::string address, const nb::dict& methods,
-             std::map<std::string, int> arguments, nb::object answer, nb::object handle,
-             std::size_t most_calls, std::size_t most_bytes, const nb::bytes& certificate, const nb::bytes& key,
+             std::map<std::string, int> arguments, nb::object answer, std::size_t most_calls,
+             std::size_t most_bytes, nb::object handle, const nb::bytes& certificate, const nb::bytes& key,
              const nb::bytes& client_authority) {
             const auto text = [](const nb::bytes& pem) { return std::string(pem.c_str(), pem.size()); };
             const Options options{std::move(address), std::move(arguments), text(certificate),
                                   text(key), text(client_authority), most_calls, most_bytes};
             new (self) PyServer(options, methods, std::move(answer), std::move(handle));
           },
-          "address"_a, nb::kw_only(), "methods"_a, "arguments"_a, "answer"_a, "handle"_a, "most_calls"_a,
-          "most_bytes"_a, "certificate"_a = nb::bytes("", 0), "key"_a = nb::bytes("", 0),
+          "address"_a, nb::kw_only(), "methods"_a, "arguments"_a, "answer"_a, "most_calls"_a, "most_bytes"_a,
+          "handle"_a.none() = nb::none(), "certificate"_a = nb::bytes("", 0), "key"_a = nb::bytes("", 0),
           "client_authority"_a = nb::bytes("", 0))
       .def_prop_ro("port", &PyServer::port)
       .def_prop_ro("open", &PyServer::open)

@@ -105,8 +105,8 @@ void Rpc::OnReadDone(bool ok) {
     arrived_ = Clock::now();
     if (method_.kind == Kind::kUnary) return tell(What::kCall);
     // Where others are under way, it is better to wait for them and be handled together.
-    const auto pushed =
-        lanes_->calls.push(shared_from_this(), request_.Length(), lanes_->batched == 1);
+    const bool may_lead = lanes_->lead && lanes_->batched == 1;
+    const auto pushed = lanes_->calls.push(shared_from_this(), request_.Length(), may_lead);
     if (pushed == Lane<std::shared_ptr<Rpc>>::Pushed::kRefused) return refuse("waiting");
     if (pushed == Lane<std::shared_ptr<Rpc>>::Pushed::kLeads) lead();
   }

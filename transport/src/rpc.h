@@ -57,7 +57,7 @@ struct Lanes {
 
   const std::size_t most_calls;
   // Handles one call in the thread that brought it; see Lane. Never two at a time, and none at
-  // the time of a batch that was taken.
+  // the time of a batch that was taken. May be empty.
   std::function<void(std::shared_ptr<Rpc>)> lead;
   Lane<std::shared_ptr<Rpc>> calls;
   // Bounded by the calls that are open: each has at most a read, a write and an end under way.

@@ -55,7 +55,7 @@ class Server:
     answer: called by `Call.answer` with the call and its reply.
     handle: called with calls as `take` gives them, from threads of the server's own, while the
         thread that takes is idle: it need not be woken for a call that comes alone. Never at the
-        same time as itself, or as that thread is between two takes.
+        same time as itself, or as that thread is between two takes. None: all wait for that.
     most_calls, most_bytes: what may wait to be taken; more is RESOURCE_EXHAUSTED at once.
     certificate, key, client_authority: PEM. Without the first there is no TLS; with the last,
         clients must show a certificate that it signed.
@@ -71,9 +71,9 @@ class Server:
         methods: Mapping[str, int],
         arguments: Mapping[str, int],
         answer: Callable[[Call, object], None],
-        handle: Callable[[list[Call]], None],
         most_calls: int,
         most_bytes: int,
+        handle: Callable[[list[Call]], None] | None = None,
         certificate: bytes = b"",
         key: bytes = b"",
         client_authority: bytes = b"",

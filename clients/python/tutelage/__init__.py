@@ -3,17 +3,22 @@
 from tutelage import errors
 from tutelage.aio import AsyncClient
 from tutelage.client import Client
+from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
 from tutelage.errors import TutelageError
 from tutelage.feedback import FeedbackClient
+from tutelage.sessions import AsyncSession, Session
 from tutelage.training import TrainingClient
 
 __all__ = [
     "AsyncClient",
+    "AsyncSession",
     "Client",
+    "Credentials",
     "Decision",
     "Decisions",
     "FeedbackClient",
+    "Session",
     "TrainingClient",
     "TutelageError",
     "errors",

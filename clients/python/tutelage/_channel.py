@@ -8,13 +8,20 @@ from collections.abc import Sequence
 
 import grpc
 
+from tutelage.credentials import Credentials
 from tutelage.errors import InvalidInput
 
 MESSAGE_BYTES = 64 << 20
 # Calls that may reach the service twice and mean the same. The others are retried only by
 # gRPC itself, where it knows that the service has not seen the call.
 _REPEATABLE = {
-    "tutelage.v1.PolicyService": ["Act", "ActBatch", "GetPolicy", "ListPolicies"],
+    "tutelage.v1.PolicyService": [
+        "Act",
+        "ActBatch",
+        "ReportOutcome",
+        "GetPolicy",
+        "ListPolicies",
+    ],
     "tutelage.v1.TrainingService": ["StartRun", "StopRun", "GetRun", "ListRuns", "WatchRun"],
     "tutelage.v1.FeedbackService": [
         "NextPair",
@@ -87,11 +94,17 @@ def _look_up(host: str) -> str:
     return f"{found[0][4][0]!s}:{port}"
 
 
-def open_channel(address: str) -> grpc.Channel:
+def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
     """A channel that connects when it is first used."""
-    return grpc.insecure_channel(target_of(address), options=OPTIONS)
+    by_tls = credentials.channel_credentials()
+    if by_tls is None:
+        return grpc.insecure_channel(target_of(address), options=OPTIONS)
+    return grpc.secure_channel(target_of(address), by_tls, options=OPTIONS)
 
 
-def open_async_channel(address: str) -> grpc.aio.Channel:
+def open_async_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
     """As `open_channel`, for asyncio."""
-    return grpc.aio.insecure_channel(target_of(address), options=OPTIONS)
+    by_tls = credentials.channel_credentials()
+    if by_tls is None:
+        return grpc.aio.insecure_channel(target_of(address), options=OPTIONS)
+    return grpc.aio.secure_channel(target_of(address), by_tls, options=OPTIONS)

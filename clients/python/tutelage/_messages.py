@@ -84,9 +84,13 @@ def act_request(
     alias: str,
     mask: npt.ArrayLike | None,
     sample: bool,
+    epsilon: float | None,
     seed: int | None,
     temperature: float | None,
     probabilities: bool,
+    value: bool,
+    track: bool,
+    previous: Decision | str,
 ) -> policy_pb2.ActRequest:
     """The request of one decision."""
     with _refusing_misfits():
@@ -97,10 +101,14 @@ def act_request(
             observation=_encode_array(observation),
             observation_parts=encode_parts(observation),
             action_mask=encode_mask(mask),
-            selection=_selection(sample),
+            selection=_selection(sample, epsilon),
+            epsilon=epsilon,
             seed=seed,
             temperature=temperature,
             include_probabilities=probabilities,
+            include_value=value,
+            track=track,
+            previous_decision_id=_id_of(previous),
         )
 
 
@@ -111,9 +119,11 @@ def act_batch_request(
     alias: str,
     masks: npt.ArrayLike | None,
     sample: bool,
+    epsilon: float | None,
     seed: int | None,
     temperature: float | None,
     probabilities: bool,
+    values: bool,
 ) -> policy_pb2.ActBatchRequest:
     """The request of many decisions."""
     with _refusing_misfits():
@@ -124,10 +134,46 @@ def act_batch_request(
             observations=_encode_array(observations),
             observation_parts=encode_parts(observations),
             action_masks=encode_mask(masks),
-            selection=_selection(sample),
+            selection=_selection(sample, epsilon),
+            epsilon=epsilon,
             seed=seed,
             temperature=temperature,
             include_probabilities=probabilities,
+            include_values=values,
+        )
+
+
+def report_request(
+    decision: Decision | str,
+    reward: float,
+    terminated: bool,
+    truncated: bool,
+    next_observation: Observation | None,
+    next_mask: npt.ArrayLike | None,
+) -> policy_pb2.ReportOutcomeRequest:
+    """The request that says what came of a decision.
+
+    Raises:
+        InvalidInput: when the decision was not tracked, or what it led to is no observation.
+    """
+    decision_id = _id_of(decision)
+    if not decision_id:
+        raise InvalidInput(
+            "the decision was not tracked, so that no outcome of it can be reported: ask for it "
+            "with track=True; where that was done, the service's Redis did not answer"
+        )
+    array, parts = None, {}
+    if next_observation is not None:
+        array, parts = _encode_array(next_observation), encode_parts(next_observation)
+    with _refusing_misfits():
+        return policy_pb2.ReportOutcomeRequest(
+            decision_id=decision_id,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            next_observation=array,
+            next_observation_parts=parts,
+            next_action_mask=encode_mask(next_mask),
         )
 
 
@@ -142,6 +188,8 @@ def decode_decision(response: policy_pb2.ActResponse) -> Decision:
         seed=response.seed,
         probabilities=np.array(response.probabilities) if response.probabilities else None,
         parameters=np.array(response.parameters) if response.parameters else None,
+        value=response.value if response.HasField("value") else None,
+        decision_id=response.decision_id,
     )
 
 
@@ -159,6 +207,7 @@ def decode_decisions(response: policy_pb2.ActBatchResponse) -> Decisions:
         seeds=np.array(response.seeds or [0] * len(actions), dtype=np.uint64),
         probabilities=chances.reshape(rows) if chances.size else None,
         parameters=parameters.reshape(rows) if parameters.size else None,
+        values=np.array(response.values) if response.values else None,
     )
 
 
@@ -196,5 +245,13 @@ def _numbers(given: npt.ArrayLike, what: str) -> npt.NDArray[np.generic]:
     return array
 
 
-def _selection(sample: bool) -> policy_pb2.ActionSelection.ValueType:
+def _id_of(decision: Decision | str) -> str:
+    return decision if isinstance(decision, str) else decision.decision_id
+
+
+def _selection(sample: bool, epsilon: float | None) -> policy_pb2.ActionSelection.ValueType:
+    if epsilon is not None:
+        if sample:
+            raise InvalidInput("sample and epsilon are two ways to choose; give one of them")
+        return policy_pb2.ACTION_SELECTION_EPSILON_GREEDY
     return policy_pb2.ACTION_SELECTION_SAMPLE if sample else policy_pb2.ACTION_SELECTION_GREEDY

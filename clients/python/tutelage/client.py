@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from tutelage import _messages as messages
-from tutelage._calls import Connection, call
+from tutelage._calls import NOBODY, Connection
+from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
 from tutelage.v1 import policy_pb2, policy_pb2_grpc
 
@@ -21,10 +22,13 @@ class Client(Connection):
 
     Args:
         address: host:port, or several with commas between; calls go to them in turn.
+        credentials: where the service wants TLS or a token.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051") -> None:
-        super().__init__(address)
+    def __init__(
+        self, address: str = "127.0.0.1:50051", *, credentials: Credentials = NOBODY
+    ) -> None:
+        super().__init__(address, credentials)
         self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
 
     def act(
@@ -36,9 +40,13 @@ class Client(Connection):
         alias: str = STABLE,
         mask: npt.ArrayLike | None = None,
         sample: bool = False,
+        epsilon: float | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         probabilities: bool = False,
+        value: bool = False,
+        track: bool = False,
+        previous: Decision | str = "",
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take.
@@ -51,15 +59,33 @@ class Client(Connection):
             version: a version to pin; 0 follows the alias.
             mask: (actions,), true where allowed; None allows all.
             sample: draw from the distribution instead of taking the best.
+            epsilon: probability of an even draw from the allowed actions in place of the best.
             seed: of the draw; None lets the service choose, and the decision tells.
             temperature: divides values or logits before softmax; None is 1.
             probabilities: whether the decision is to carry all probabilities.
+            value: whether it is to say what the policy expects from here.
+            track: whether its outcome will be reported; see `report`, and `Session`, which does
+                all of it.
+            previous: the tracked decision that led to this observation, or its decision_id; ""
+                where none did, as at an episode's start.
             timeout_s: seconds to wait for the answer, retries included.
         """
         request = messages.act_request(
-            observation, policy, version, alias, mask, sample, seed, temperature, probabilities
+            observation,
+            policy,
+            version,
+            alias,
+            mask,
+            sample,
+            epsilon,
+            seed,
+            temperature,
+            probabilities,
+            value,
+            track,
+            previous,
         )
-        return messages.decode_decision(call(self._stub.Act, request, timeout_s))
+        return messages.decode_decision(self._call(self._stub.Act, request, timeout_s))
 
     def act_batch(
         self,
@@ -70,9 +96,11 @@ class Client(Connection):
         alias: str = STABLE,
         masks: npt.ArrayLike | None = None,
         sample: bool = False,
+        epsilon: float | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         probabilities: bool = False,
+        values: bool = False,
         timeout_s: float = ACT_S,
     ) -> Decisions:
         """Which actions to take for (n, …) observations; arguments as in `act`.
@@ -82,26 +110,66 @@ class Client(Connection):
             seed: of the first row; the others' follow from it.
         """
         request = messages.act_batch_request(
-            observations, policy, version, alias, masks, sample, seed, temperature, probabilities
+            observations,
+            policy,
+            version,
+            alias,
+            masks,
+            sample,
+            epsilon,
+            seed,
+            temperature,
+            probabilities,
+            values,
         )
-        return messages.decode_decisions(call(self._stub.ActBatch, request, timeout_s))
+        return messages.decode_decisions(self._call(self._stub.ActBatch, request, timeout_s))
+
+    def report(
+        self,
+        decision: Decision | str,
+        reward: float,
+        *,
+        terminated: bool = False,
+        truncated: bool = False,
+        next_observation: messages.Observation | None = None,
+        next_mask: npt.ArrayLike | None = None,
+        timeout_s: float = ACT_S,
+    ) -> bool:
+        """Say what came of a tracked decision.
+
+        Args:
+            decision: from `act` with track, or its decision_id.
+            reward: what the action earned until the observation reached.
+            terminated: the episode ended there by its own rules.
+            truncated: it was cut short there.
+            next_observation: the observation reached. Needed where `truncated` alone is set;
+                else it may be left to the decision that names this one as `previous`.
+            next_mask: (actions,), true where allowed there; None allows all.
+
+        Returns:
+            Whether it counts: False where an outcome of this decision was reported before.
+        """
+        request = messages.report_request(
+            decision, reward, terminated, truncated, next_observation, next_mask
+        )
+        return not self._call(self._stub.ReportOutcome, request, timeout_s).duplicate
 
     def policy(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> policy_pb2.Policy:
         """A policy: its spec, versions, aliases, and what is being served."""
         request = policy_pb2.GetPolicyRequest(policy=policy)
-        return call(self._stub.GetPolicy, request, timeout_s).policy
+        return self._call(self._stub.GetPolicy, request, timeout_s).policy
 
     def policies(self, *, timeout_s: float = ADMIN_S) -> list[policy_pb2.Policy]:
         """All policies by name."""
         request = policy_pb2.ListPoliciesRequest()
-        return list(call(self._stub.ListPolicies, request, timeout_s).policies)
+        return list(self._call(self._stub.ListPolicies, request, timeout_s).policies)
 
     def set_alias(
         self, policy: str, alias: str, version: int, *, timeout_s: float = ADMIN_S
     ) -> policy_pb2.SetAliasResponse:
         """Point an alias at a version; it answers from then on."""
         request = messages.set_alias_request(policy, alias, version)
-        return call(self._stub.SetAlias, request, timeout_s)
+        return self._call(self._stub.SetAlias, request, timeout_s)
 
     def promote(
         self, policy: str, version: int, *, timeout_s: float = ADMIN_S
@@ -114,4 +182,4 @@ class Client(Connection):
     ) -> policy_pb2.SetAliasResponse:
         """Point an alias back at the version it had before."""
         request = messages.rollback_request(policy, alias)
-        return call(self._stub.SetAlias, request, timeout_s)
+        return self._call(self._stub.SetAlias, request, timeout_s)

@@ -19,12 +19,15 @@ class Decision:
         (components,) int64; or an array in a Box, in its own units, type and shape.
     version, digest: the version that chose it, and the SHA-256 of its model.
     log_probability: natural logarithm of the action's probability; in a Box, of its density.
-    seed: of a sampled action; with it, the version, and what else was sent, the same action
-        is drawn again. 0 for a greedy action.
+    seed: of an action that is not greedy; with it, the version, and what else was sent, the
+        same action is drawn again. 0 for a greedy action.
     probabilities: (n,) float64, when asked for; 0 where the mask forbids. Of a MultiDiscrete
         action those of each component, one after another; None in a Box.
     parameters: float64, when probabilities are asked for: (n,) values or logits, or means and
         log standard deviations of a Box's elements.
+    value: when asked for: the discounted sum of rewards that the policy expects from here.
+    decision_id: of a tracked decision, for `report`; "" where it is not tracked, also for want
+        of Redis.
     """
 
     action: int | Array
@@ -34,6 +37,8 @@ class Decision:
     seed: int
     probabilities: npt.NDArray[np.float64] | None = None
     parameters: npt.NDArray[np.float64] | None = None
+    value: float | None = None
+    decision_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Decisions:
     seeds: (n,) uint64, each good for replaying its row with `act`; 0 when greedy.
     probabilities: (n, actions) float64, when asked for; None in a Box.
     parameters: (n, …) float64 as in Decision, when probabilities are asked for.
+    values: (n,) float64, when asked for.
     """
 
     actions: Array
@@ -54,6 +60,7 @@ class Decisions:
     seeds: npt.NDArray[np.uint64]
     probabilities: npt.NDArray[np.float64] | None = None
     parameters: npt.NDArray[np.float64] | None = None
+    values: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Number of decisions."""

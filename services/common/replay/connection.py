@@ -49,13 +49,16 @@ _AWAY = (
 )
 
 
-def connect(url: str) -> Client:
+def connect(url: str, timeout_s: float | None = None) -> Client:
     """A client for the Redis at a URL; a user, a password and TLS are said there too.
 
         redis://user:password@host:6379/0
         rediss://host:6379/0?ssl_ca_certs=/etc/ca.pem&ssl_certfile=…&ssl_keyfile=…
         unix:///run/redis.sock?db=0
         redis+cluster://host1:6379,host2:6379        of some of the nodes, and rediss+cluster://
+
+    Args:
+        timeout_s: to wait for a connection, and for a reply. Default: 3 s, and 10 s.
 
     Options are those of redis-py's connections. One server is connected to on first use, a
     cluster here, to learn who has what. Retries are the caller's (see `patiently`): only it
@@ -66,8 +69,8 @@ def connect(url: str) -> Client:
         ReplayUnavailable: when no node of the cluster answers.
     """
     options: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": REPLY_TIMEOUT_S,
+        "socket_connect_timeout": timeout_s or CONNECT_TIMEOUT_S,
+        "socket_timeout": timeout_s or REPLY_TIMEOUT_S,
     }
     try:
         if CLUSTER in url:

@@ -58,10 +58,16 @@ class MirrorReplay(LocalReplay):
         self._store, self._sampler_name = store, sampler_name
         self._producer: ReplayProducer | None = None
         self._epochs: list[int | None] = [None] * len(rings)
+        self._inserted = [0] * len(rings)
         self._echoes = [Echo(store.schema) for _ in rings]
         self._heard_s = [-math.inf] * len(rings)
         self._flush_due: float | None = None
         self._ration = store.limits and Ration(store.name, store.limits, self._sampled)
+
+    @property
+    def inserted(self) -> int:
+        """Steps ever appended by all, as far as is known here."""
+        return sum(self._inserted)
 
     def append(self, rows: Rows, timeout_s: float | None = None) -> int:
         """Append whole fragments, shape `(n,)`, to the store; see `ReplayProducer.append`.
@@ -181,6 +187,7 @@ class MirrorReplay(LocalReplay):
         while True:
             tail = shard.tail(ring.head, most, self._sampled[i])
             self._sampled[i], self._heard_s[i] = 0, time.monotonic()
+            self._inserted[i] = tail.inserted
             if self._ration:
                 self._ration.heard(i, tail)
             if tail.epoch != self._epochs[i] or tail.head < ring.head:

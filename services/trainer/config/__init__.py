@@ -26,6 +26,7 @@ from services.trainer.config.actor_critic import (
     TD3Run,
     TwinCriticsConfig,
 )
+from services.trainer.config.continual import ContinualRun, OutcomesConfig
 from services.trainer.config.parts import (
     CheckpointConfig,
     ConvolutionConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "ActorCriticNetworkConfig",
     "Bootstrap",
     "CheckpointConfig",
+    "ContinualRun",
     "ConvolutionConfig",
     "DQNConfig",
     "DQNRun",
@@ -74,6 +76,7 @@ __all__ = [
     "Loss",
     "NetworkConfig",
     "OnPolicyConfig",
+    "OutcomesConfig",
     "PPOConfig",
     "PPORun",
     "PQNConfig",

@@ -14,11 +14,23 @@ from pydantic_core import ErrorDetails
 from services.common.errors import InvalidConfig
 from services.trainer.config.action_values import DQNRun, PQNRun, TabularRun
 from services.trainer.config.actor_critic import A2CRun, PPORun, SACRun, TD3Run
+from services.trainer.config.continual import ContinualRun
 from services.trainer.config.parts import RunConfig
 from services.trainer.config.preferences import RLHFRun, SegmentsRun
 
 PRESETS = resources.files("services.trainer") / "presets"
-Run = DQNRun | PQNRun | PPORun | A2CRun | SACRun | TD3Run | TabularRun | SegmentsRun | RLHFRun
+Run = (
+    DQNRun
+    | PQNRun
+    | PPORun
+    | A2CRun
+    | SACRun
+    | TD3Run
+    | TabularRun
+    | SegmentsRun
+    | RLHFRun
+    | ContinualRun
+)
 _ANY_RUN: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="algorithm")])
 
 
@@ -119,7 +131,7 @@ def total_env_steps(config: Run) -> int:
     match config:
         case SegmentsRun():
             return 0
-        case DQNRun():
+        case DQNRun() | ContinualRun():
             return config.dqn.total_env_steps
         case PQNRun():
             return config.pqn.total_env_steps

@@ -28,6 +28,7 @@ from services.trainer.algorithms.twin_critics import TwinCriticsLearner
 from services.trainer.checkpoint import CheckpointStore
 from services.trainer.config import (
     A2CRun,
+    ContinualRun,
     DQNRun,
     EnvironmentConfig,
     PPORun,
@@ -44,7 +45,7 @@ from services.trainer.learning import DrawnBatches
 from services.trainer.networks import QNetwork
 from services.trainer.publishing import Identity, Publisher
 from services.trainer.resources import Resources
-from services.trainer.runs import off_policy, twin_critics
+from services.trainer.runs import continual, off_policy, twin_critics
 from services.trainer.runs.arithmetic import arithmetic
 from services.trainer.runs.fine_tuning import fine_tune
 from services.trainer.runs.history import HistoryWriter
@@ -156,6 +157,8 @@ def _run(folder: RunFolder, session: RunSession, resources: Resources, attempt: 
             return _train_on_policy(config, folder, session, resources, generator)
         case RLHFRun():
             return fine_tune(config, folder, session, resources, generator)
+        case ContinualRun():
+            return _train_on(config, folder, session, resources, generator)
 
 
 def _train_dqn(
@@ -300,6 +303,33 @@ def _train_table(
     )
     learner = TabularLearner(spec.observation.n, spec.actions, config.tabular)
     return TabularLoop(config, learner, parts).run()
+
+
+def _train_on(
+    config: ContinualRun,
+    folder: RunFolder,
+    session: RunSession,
+    resources: Resources,
+    generator: np.random.Generator,
+) -> bool:
+    spec, checkpoints = values_spec(config.environment), _checkpoints(folder, config)
+    network, published = QNetwork(spec, config.network), None
+    if config.start_alias is not None and not checkpoints.steps():
+        network, base = continual.starting_network(config, resources.registry, config.start_alias)
+        published = base.evaluation
+    kind = QuantileLearner if config.network.quantiles else DQNLearner
+    learner = kind(network, config.dqn, resources.device, generator)
+    identity = Identity(folder.run_id, config.algorithm, spec)
+    parts = continual.Parts(
+        session=session,
+        judge=Publisher(session, config, identity, resources, generator, published),
+        checkpoints=checkpoints,
+        generator=generator,
+        spec=spec,
+        resources=resources,
+        learning=DrawnBatches(learner, config.dqn),
+    )
+    return continual.run(config, parts)
 
 
 def _checkpoints(folder: RunFolder, config: TrainingConfig) -> CheckpointStore:

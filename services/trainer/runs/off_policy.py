@@ -12,7 +12,7 @@ import numpy.typing as npt
 from services.common.replay import Prioritized, Sampling, Uniform
 from services.trainer.arrays import Arrays
 from services.trainer.collector import Choice
-from services.trainer.config import DQNRun, PriorityConfig
+from services.trainer.config import DQNConfig, DQNRun, PriorityConfig
 from services.trainer.exploration import EpsilonGreedy
 from services.trainer.learning import Learning, Moment
 from services.trainer.runs.replay_loop import ReplayLoop, ReplayParts, run_loop
@@ -36,7 +36,7 @@ class OffPolicyRun(ReplayLoop):
             config,
             config.replay,
             self._rates.total_env_steps,
-            _sampling(config, parts),
+            sampling(config.dqn, parts.generator),
             parts.learning.learner,
             parts,
         )
@@ -94,10 +94,10 @@ def run(config: DQNRun, parts: Parts) -> bool:
     return run_loop(lambda: OffPolicyRun(config, parts), parts.session)
 
 
-def _sampling(config: DQNRun, parts: Parts) -> Sampling:
-    rates = config.dqn
+def sampling(rates: DQNConfig, generator: np.random.Generator) -> Sampling:
+    """How batches are made of stored steps."""
     sampler = Uniform() if rates.priorities is None else _prioritized(rates.priorities)
-    return Sampling(parts.generator, sampler, rates.n_step, rates.discount)
+    return Sampling(generator, sampler, rates.n_step, rates.discount)
 
 
 def _prioritized(config: PriorityConfig) -> Prioritized:

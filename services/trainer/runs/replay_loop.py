@@ -20,6 +20,7 @@ from services.common.replay import (
     Sampling,
     patiently,
 )
+from services.common.replay.policy_schema import replay_schema
 from services.common.spec import PolicySpec
 from services.trainer import environments
 from services.trainer.arrays import Arrays, joined, part
@@ -29,7 +30,7 @@ from services.trainer.config import ReplayConfig, TrainingConfig
 from services.trainer.divergence import check_finite
 from services.trainer.resources import Resources
 from services.trainer.retraced import bring_back, where
-from services.trainer.runs.frames import check_stacks, replay_schema
+from services.trainer.runs.frames import check_stacks
 from services.trainer.runs.loop import Judge, Learner, LoopParts, TrainingLoop
 from services.trainer.runs.session import RunSession
 

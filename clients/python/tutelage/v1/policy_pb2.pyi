@@ -37,6 +37,10 @@ class _ActionSelectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Actio
     """Drawn from the distribution over the allowed actions, with the seed given.
     INVALID_ARGUMENT where the policy is deterministic.
     """
+    ACTION_SELECTION_EPSILON_GREEDY: _ActionSelection.ValueType  # 3
+    """With the probability `epsilon` drawn evenly from the allowed actions, with the seed given;
+    else greedy. INVALID_ARGUMENT where actions are not Discrete.
+    """
 
 class ActionSelection(_ActionSelection, metaclass=_ActionSelectionEnumTypeWrapper):
     """How an action is taken from the policy's distribution."""
@@ -50,6 +54,10 @@ the distribution's mean.
 ACTION_SELECTION_SAMPLE: ActionSelection.ValueType  # 2
 """Drawn from the distribution over the allowed actions, with the seed given.
 INVALID_ARGUMENT where the policy is deterministic.
+"""
+ACTION_SELECTION_EPSILON_GREEDY: ActionSelection.ValueType  # 3
+"""With the probability `epsilon` drawn evenly from the allowed actions, with the seed given;
+else greedy. INVALID_ARGUMENT where actions are not Discrete.
 """
 Global___ActionSelection: _TypeAlias = ActionSelection  # noqa: Y015
 
@@ -164,6 +172,10 @@ class ActRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
     OBSERVATION_PARTS_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    INCLUDE_VALUE_FIELD_NUMBER: _builtins.int
+    TRACK_FIELD_NUMBER: _builtins.int
+    PREVIOUS_DECISION_ID_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Name of the policy, such as "cartpole". May be left empty where the server
     holds exactly one policy.
@@ -173,17 +185,36 @@ class ActRequest(_message.Message):
     alias: _builtins.str
     """Alias to follow when `version` is 0. Default: "stable"."""
     selection: Global___ActionSelection.ValueType
-    """Greedy or sampled. Default: greedy."""
+    """Greedy, sampled or ε-greedy. Default: greedy."""
     seed: _builtins.int
-    """Seed of a sampled action. The same seed, version, temperature, mask and
+    """Seed of an action that is not greedy. The same seed, version, temperature, mask and
     observation give the same action on any replica. Default: drawn by the server.
     """
     temperature: _builtins.float
     """Divides the values or logits before softmax, multiplies the variances of a Gaussian;
-    positive and finite. Default: 1.
+    positive and finite. INVALID_ARGUMENT with ε-greedy selection. Default: 1.
     """
     include_probabilities: _builtins.bool
     """Whether to return `probabilities`. Default: false."""
+    epsilon: _builtins.float
+    """For ε-greedy selection, which it must be given for, and no other: the probability of an
+    even draw, in [0, 1].
+    """
+    include_value: _builtins.bool
+    """Whether to return `value`. INVALID_ARGUMENT where the policy gives no action
+    values. Default: false.
+    """
+    track: _builtins.bool
+    """Whether to keep the decision in Redis for ReportOutcome, and return its `decision_id`; this
+    takes a round trip to Redis. FAILED_PRECONDITION where the server has no Redis.
+    Default: false, unless the server tracks every decision.
+    """
+    previous_decision_id: _builtins.str
+    """The tracked decision that led to this observation, by its `decision_id`: both are of one
+    episode, and what that one led to is known with this. Read where `track` is set.
+    INVALID_ARGUMENT when it is one of another policy. Default: none, as at the start of an
+    episode; so it also is where that decision's outcome was an end, or is no longer kept.
+    """
     @_builtins.property
     def observation(self) -> _array_pb2.Array:
         """The observation, of the shape and element type of the policy's observation space."""
@@ -214,15 +245,23 @@ class ActRequest(_message.Message):
         temperature: _builtins.float | None = ...,
         include_probabilities: _builtins.bool = ...,
         observation_parts: _abc.Mapping[_builtins.str, _array_pb2.Array] | None = ...,
+        epsilon: _builtins.float | None = ...,
+        include_value: _builtins.bool = ...,
+        track: _builtins.bool = ...,
+        previous_decision_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "epsilon", b"epsilon", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "include_probabilities", b"include_probabilities", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_value", b"include_value", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "previous_decision_id", b"previous_decision_id", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "track", b"track", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -273,6 +312,8 @@ class ActResponse(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version that chose it."""
     digest: _builtins.str
@@ -280,20 +321,31 @@ class ActResponse(_message.Message):
     log_probability: _builtins.float
     """Natural logarithm of the action's probability under the distribution, at the
     temperature asked for, for greedy actions too. Discrete: softmax over the allowed
-    actions; MultiDiscrete: the components' summed. Box: of the density in the Box's own
+    actions, or, where the selection is ε-greedy, the probability with which that takes the
+    action; MultiDiscrete: the components' summed. Box: of the density in the Box's own
     units (per unit of each element), summed over the elements; a Gaussian's element at a
     bound counts with the probability of all that is clipped to it. Deterministic: 0.
     """
     seed: _builtins.int
     """Seed in effect; 0 for a greedy action."""
+    decision_id: _builtins.str
+    """What ReportOutcome knows the decision by; no two replicas give the same. Empty where it is
+    not tracked, or where Redis did not answer in time: then no outcome can be reported.
+    """
+    value: _builtins.float
+    """When asked for: what the policy expects to come of this observation, the greatest of its
+    action values that is allowed: a discounted sum of rewards, in units of the run's
+    reward_scale.
+    """
     @_builtins.property
     def action(self) -> Global___Action:
         """The action to take."""
 
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Probability of each action, when asked for; 0 where the mask forbids it. Of a
-        MultiDiscrete action those of each component, one after another; empty for a Box.
+        """Probability of each action under the same distribution, when asked for; 0 where the mask
+        forbids it. Of a MultiDiscrete action those of each component, one after another; empty
+        for a Box.
         """
 
     @_builtins.property
@@ -312,14 +364,117 @@ class ActResponse(_message.Message):
         seed: _builtins.int = ...,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
         parameters: _abc.Iterable[_builtins.float] | None = ...,
+        decision_id: _builtins.str = ...,
+        value: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "digest", b"digest", "log_probability", b"log_probability", "parameters", b"parameters", "probabilities", b"probabilities", "seed", b"seed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "decision_id", b"decision_id", "digest", b"digest", "log_probability", b"log_probability", "parameters", b"parameters", "probabilities", b"probabilities", "seed", b"seed", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___ActResponse: _TypeAlias = ActResponse  # noqa: Y015
+
+@_typing.final
+class ReportOutcomeRequest(_message.Message):
+    """What came of a decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NextObservationPartsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _array_pb2.Array: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _array_pb2.Array | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
+    TERMINATED_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    NEXT_OBSERVATION_FIELD_NUMBER: _builtins.int
+    NEXT_OBSERVATION_PARTS_FIELD_NUMBER: _builtins.int
+    NEXT_ACTION_MASK_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    """Of the reply to Act."""
+    reward: _builtins.float
+    """What the action earned until the observation reached: finite, as a float32. Default: 0."""
+    terminated: _builtins.bool
+    """Whether the episode ended there by its own rules: nothing more can be earned."""
+    truncated: _builtins.bool
+    """Whether the episode was cut short there, as by a time limit: more could have been earned."""
+    @_builtins.property
+    def next_observation(self) -> _array_pb2.Array:
+        """The observation reached, such as the final one of an episode; of the shape and element type
+        of the policy's observation space. Needed where `truncated` alone is set; may be left out
+        where `terminated` is. Default: the observation of the decision that names this one as its
+        `previous_decision_id`, for which the outcome then waits.
+        """
+
+    @_builtins.property
+    def next_observation_parts(self) -> _containers.MessageMap[_builtins.str, _array_pb2.Array]:
+        """In place of `next_observation` where the policy observes a Dict: each part by its name."""
+
+    @_builtins.property
+    def next_action_mask(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Which actions are allowed there, as in ActRequest. Default: all."""
+
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+        reward: _builtins.float = ...,
+        terminated: _builtins.bool = ...,
+        truncated: _builtins.bool = ...,
+        next_observation: _array_pb2.Array | None = ...,
+        next_observation_parts: _abc.Mapping[_builtins.str, _array_pb2.Array] | None = ...,
+        next_action_mask: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_observation", b"next_observation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "next_action_mask", b"next_action_mask", "next_observation", b"next_observation", "next_observation_parts", b"next_observation_parts", "reward", b"reward", "terminated", b"terminated", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ActResponse: _TypeAlias = ActResponse  # noqa: Y015
+Global___ReportOutcomeRequest: _TypeAlias = ReportOutcomeRequest  # noqa: Y015
+
+@_typing.final
+class ReportOutcomeResponse(_message.Message):
+    """The outcome is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    duplicate: _builtins.bool
+    """Whether an outcome had been reported for the decision before; that one counts, not this."""
+    def __init__(
+        self,
+        *,
+        duplicate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOutcomeResponse: _TypeAlias = ReportOutcomeResponse  # noqa: Y015
 
 @_typing.final
 class ActBatchRequest(_message.Message):
@@ -358,6 +513,8 @@ class ActBatchRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
     OBSERVATION_PARTS_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    INCLUDE_VALUES_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """As in ActRequest."""
     version: _builtins.int
@@ -374,6 +531,10 @@ class ActBatchRequest(_message.Message):
     """As in ActRequest."""
     include_probabilities: _builtins.bool
     """Whether to return `probabilities` and `parameters`. Default: false."""
+    epsilon: _builtins.float
+    """As in ActRequest, for all of them."""
+    include_values: _builtins.bool
+    """Whether to return `values`; as in ActRequest. Decisions of a batch are not tracked."""
     @_builtins.property
     def observations(self) -> _array_pb2.Array:
         """Observations with a leading batch axis: shape [n, ...observation shape], n ≥ 1."""
@@ -399,15 +560,21 @@ class ActBatchRequest(_message.Message):
         temperature: _builtins.float | None = ...,
         include_probabilities: _builtins.bool = ...,
         observation_parts: _abc.Mapping[_builtins.str, _array_pb2.Array] | None = ...,
+        epsilon: _builtins.float | None = ...,
+        include_values: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "observations", b"observations", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "epsilon", b"epsilon", "observations", b"observations", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "include_probabilities", b"include_probabilities", "observation_parts", b"observation_parts", "observations", b"observations", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_values", b"include_values", "observation_parts", b"observation_parts", "observations", b"observations", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -429,6 +596,7 @@ class ActBatchResponse(_message.Message):
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ELEMENTS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version that chose them all."""
     digest: _builtins.str
@@ -463,6 +631,10 @@ class ActBatchResponse(_message.Message):
         for Discrete.
         """
 
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As in ActResponse, by row, when asked for."""
+
     def __init__(
         self,
         *,
@@ -474,10 +646,11 @@ class ActBatchResponse(_message.Message):
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
         parameters: _abc.Iterable[_builtins.float] | None = ...,
         elements: _array_pb2.Array | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "elements", b"elements", "log_probabilities", b"log_probabilities", "parameters", b"parameters", "probabilities", b"probabilities", "seeds", b"seeds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "elements", b"elements", "log_probabilities", b"log_probabilities", "parameters", b"parameters", "probabilities", b"probabilities", "seeds", b"seeds", "values", b"values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class PolicyServiceStub:
                 request_serializer=tutelage_dot_v1_dot_policy__pb2.ActBatchRequest.SerializeToString,
                 response_deserializer=tutelage_dot_v1_dot_policy__pb2.ActBatchResponse.FromString,
                 _registered_method=True)
+        self.ReportOutcome = channel.unary_unary(
+                '/tutelage.v1.PolicyService/ReportOutcome',
+                request_serializer=tutelage_dot_v1_dot_policy__pb2.ReportOutcomeRequest.SerializeToString,
+                response_deserializer=tutelage_dot_v1_dot_policy__pb2.ReportOutcomeResponse.FromString,
+                _registered_method=True)
         self.GetPolicy = channel.unary_unary(
                 '/tutelage.v1.PolicyService/GetPolicy',
                 request_serializer=tutelage_dot_v1_dot_policy__pb2.GetPolicyRequest.SerializeToString,
@@ -78,6 +83,20 @@ class PolicyServiceServicer:
 
     def ActBatch(self, request, context):
         """Chooses an action for each of many observations with one version of a policy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportOutcome(self, request, context):
+        """Says what came of a tracked decision. Together they become a transition in the replay
+        "<policy>.outcomes", which a run of the preset cartpole-continual, or one like it, learns from.
+        It may be repeated: an outcome counts once.
+        INVALID_ARGUMENT: the reward is not finite, or the observation reached is missing or does
+        not fit the policy.
+        NOT_FOUND: no such decision, or it has waited for longer than the server keeps decisions.
+        FAILED_PRECONDITION: the server has no Redis to keep decisions in.
+        UNAVAILABLE: Redis does not answer; report again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +136,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ActBatch,
                     request_deserializer=tutelage_dot_v1_dot_policy__pb2.ActBatchRequest.FromString,
                     response_serializer=tutelage_dot_v1_dot_policy__pb2.ActBatchResponse.SerializeToString,
+            ),
+            'ReportOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcome,
+                    request_deserializer=tutelage_dot_v1_dot_policy__pb2.ReportOutcomeRequest.FromString,
+                    response_serializer=tutelage_dot_v1_dot_policy__pb2.ReportOutcomeResponse.SerializeToString,
             ),
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPolicy,
@@ -189,6 +213,33 @@ class PolicyService:
             '/tutelage.v1.PolicyService/ActBatch',
             tutelage_dot_v1_dot_policy__pb2.ActBatchRequest.SerializeToString,
             tutelage_dot_v1_dot_policy__pb2.ActBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tutelage.v1.PolicyService/ReportOutcome',
+            tutelage_dot_v1_dot_policy__pb2.ReportOutcomeRequest.SerializeToString,
+            tutelage_dot_v1_dot_policy__pb2.ReportOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,16 @@ class PolicyServiceStub:
     """
     ActBatch: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ActBatchRequest, _policy_pb2.ActBatchResponse]
     """Chooses an action for each of many observations with one version of a policy."""
+    ReportOutcome: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ReportOutcomeRequest, _policy_pb2.ReportOutcomeResponse]
+    """Says what came of a tracked decision. Together they become a transition in the replay
+    "<policy>.outcomes", which a run of the preset cartpole-continual, or one like it, learns from.
+    It may be repeated: an outcome counts once.
+    INVALID_ARGUMENT: the reward is not finite, or the observation reached is missing or does
+    not fit the policy.
+    NOT_FOUND: no such decision, or it has waited for longer than the server keeps decisions.
+    FAILED_PRECONDITION: the server has no Redis to keep decisions in.
+    UNAVAILABLE: Redis does not answer; report again.
+    """
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.GetPolicyRequest, _policy_pb2.GetPolicyResponse]
     """Describes one policy: spaces, published versions, aliases."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]
@@ -63,6 +73,16 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """
     ActBatch: _aio.UnaryUnaryMultiCallable[_policy_pb2.ActBatchRequest, _policy_pb2.ActBatchResponse]  # type: ignore[assignment]
     """Chooses an action for each of many observations with one version of a policy."""
+    ReportOutcome: _aio.UnaryUnaryMultiCallable[_policy_pb2.ReportOutcomeRequest, _policy_pb2.ReportOutcomeResponse]  # type: ignore[assignment]
+    """Says what came of a tracked decision. Together they become a transition in the replay
+    "<policy>.outcomes", which a run of the preset cartpole-continual, or one like it, learns from.
+    It may be repeated: an outcome counts once.
+    INVALID_ARGUMENT: the reward is not finite, or the observation reached is missing or does
+    not fit the policy.
+    NOT_FOUND: no such decision, or it has waited for longer than the server keeps decisions.
+    FAILED_PRECONDITION: the server has no Redis to keep decisions in.
+    UNAVAILABLE: Redis does not answer; report again.
+    """
     GetPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.GetPolicyRequest, _policy_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """Describes one policy: spaces, published versions, aliases."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]  # type: ignore[assignment]
@@ -94,6 +114,22 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.ActBatchResponse, _abc.Awaitable[_policy_pb2.ActBatchResponse]]:
         """Chooses an action for each of many observations with one version of a policy."""
+
+    @_abc_1.abstractmethod
+    def ReportOutcome(
+        self,
+        request: _policy_pb2.ReportOutcomeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ReportOutcomeResponse, _abc.Awaitable[_policy_pb2.ReportOutcomeResponse]]:
+        """Says what came of a tracked decision. Together they become a transition in the replay
+        "<policy>.outcomes", which a run of the preset cartpole-continual, or one like it, learns from.
+        It may be repeated: an outcome counts once.
+        INVALID_ARGUMENT: the reward is not finite, or the observation reached is missing or does
+        not fit the policy.
+        NOT_FOUND: no such decision, or it has waited for longer than the server keeps decisions.
+        FAILED_PRECONDITION: the server has no Redis to keep decisions in.
+        UNAVAILABLE: Redis does not answer; report again.
+        """
 
     @_abc_1.abstractmethod
     def GetPolicy(

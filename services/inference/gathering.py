@@ -1,0 +1,50 @@
+"""A thread that works on what has come in meanwhile, all at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+AT_ONCE = 256
+
+
+class Gatherer(Generic[Item]):
+    """Hands items to a function that may block, such as for a trip to Redis.
+
+    While that is under way, others wait for the next call.
+
+    Args:
+        run: must not raise.
+        most: items that may wait.
+    """
+
+    def __init__(self, name: str, run: Callable[[list[Item]], None], most: int) -> None:
+        self._run, self._most = run, most
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def add(self, item: Item) -> bool:
+        """Have an item worked on, from any thread; False when too many are waiting."""
+        if self._queue.qsize() >= self._most:
+            return False
+        self._queue.put(item)
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        """Work off what has come, and stop."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while True:
+            items = [self._queue.get()]
+            while len(items) < AT_ONCE and not self._queue.empty():
+                items.append(self._queue.get())
+            if kept := [item for item in items if item is not None]:
+                self._run(kept)
+            if len(kept) < len(items):
+                return
