@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from services.inference.runner import Observations, PolicyRunner
 class Question:
     """One or more observations `(n, *shape)` to decide on together, checked against the spec.
 
-    call: who asks. encode: makes the reply. masks: (n, actions); None allows all.
+    call: who asks. encode: makes the reply. rows: n. masks: (n, actions); None allows all.
     seeds: (n,); None is greedy. epsilon: of rows that are drawn ε-greedily.
     with_probabilities, with_value: whether the reply has them.
     take_over: gives the reply in its own time, if any does.
@@ -36,6 +37,7 @@ class Question:
     call: Call
     encode: Encode
     observations: Observations
+    rows: int
     masks: Masks | None = None
     temperature: float = 1.0
     seeds: Seeds | None = None
@@ -43,11 +45,6 @@ class Question:
     with_probabilities: bool = False
     with_value: bool = False
     take_over: TakeOver | None = None
-
-    @property
-    def rows(self) -> int:
-        """Number of observations."""
-        return len(self.observations)
 
 
 # A question's serialized reply, from the decisions of its whole batch and the row at which its
@@ -90,8 +87,10 @@ class Batcher:
         None stands for one that was queued: its call is answered from another thread. One that
         is too many for the queue has ResourceExhausted for a reply.
         """
-        rows = sum(question.rows for question in questions)
+        rows = sum([question.rows for question in questions])
         if not self._working and self.runner.run_s(rows) <= self._inline_s:
+            if rows <= self._max_batch:
+                return self._replies(questions)
             return [
                 reply
                 for batch in split(questions, self._max_batch)
@@ -160,8 +159,10 @@ class Batcher:
                 return [error]
             # One question the model cannot take must not fail the others.
             return [reply for question in questions for reply in self._replies([question])]
-        self._batch_rows.observe(sum(question.rows for question in questions))
+        self._batch_rows.observe(len(decisions.log_probabilities))
         self._ran.observe(time.perf_counter() - started)
+        if all(question.take_over is None for question in questions):
+            return [*encoded]
         return [
             reply if question.take_over is None else _taken_over(question, decisions, start, reply)
             for question, start, reply in zip(questions, starts, encoded, strict=True)
@@ -187,23 +188,30 @@ def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Questio
     yield questions[start:]
 
 
-def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, list[int]]:
+def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, Sequence[int]]:
     """Decisions for all rows, and the row at which each question's own start."""
-    counts = [question.rows for question in questions]
-    alone = len(questions) == 1
-    observations = (
-        questions[0].observations
-        if alone
-        else np.concatenate([question.observations for question in questions])
-    )
-    masks = _masks(questions, runner.spec.actions)
-    decisions = runner.decide(
-        runner.run(observations, masks),
-        masks=masks,
-        temperatures=_temperatures(questions, counts),
-        **_draws(questions, counts),
-    )
-    return decisions, [0] if alone else np.cumsum([0, *counts[:-1]]).tolist()
+    if len(questions) == 1:
+        observations = questions[0].observations
+    else:
+        observations = np.concatenate([question.observations for question in questions])
+    if all(map(_is_plain, questions)):
+        decisions = runner.decide(runner.run(observations))
+    else:
+        masks = _masks(questions, runner.spec.actions)
+        counts = [question.rows for question in questions]
+        decisions = runner.decide(
+            runner.run(observations, masks),
+            masks=masks,
+            temperatures=_temperatures(questions, counts),
+            **_draws(questions, counts),
+        )
+    if len(observations) == len(questions):
+        return decisions, range(len(questions))
+    return decisions, [0, *accumulate([question.rows for question in questions[:-1]])]
+
+
+def _is_plain(question: Question) -> bool:
+    return question.seeds is None and question.masks is None and question.temperature == 1.0
 
 
 def _masks(questions: Sequence[Question], actions: int) -> Masks | None:

@@ -31,9 +31,9 @@ from services.inference.runner import PolicyRunner
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ServedVersion:
-    """A version in memory, warmed and ready."""
+    """A version in memory, warmed and ready; equal only to itself."""
 
     manifest: PolicyManifest
     batcher: Batcher
