@@ -68,7 +68,9 @@ class Acting:
         for i, call in enumerate(calls):
             try:
                 request = parse(kind, call)
-                served = self._core.served(request.policy, request.version, request.alias)
+                served = self._core.served(
+                    request.policy, request.version, request.alias, request.session
+                )
                 if served is None:
                     self._loop.call_soon_threadsafe(self._load, call, request, ask)
                     continue

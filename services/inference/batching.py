@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -57,8 +58,21 @@ Encode = Callable[[Question, Decisions, int], bytes]
 TakeOver = Callable[[Question, Decisions, int, bytes], Reply | None]
 
 
+class Observer(Protocol):
+    """Sees what a version does; is quick, and never raises."""
+
+    def ran(self, questions: Sequence[Question], decisions: Decisions, seconds: float) -> None:
+        """A batch took so long; the decisions' rows are those of the questions in order."""
+
+    def failed(self, question: Question) -> None:
+        """The version could not answer."""
+
+
 class Batcher:
-    """Runs the questions of one loaded version, whichever threads they come from."""
+    """Runs the questions of one loaded version, whichever threads they come from.
+
+    observers: see what it does.
+    """
 
     def __init__(
         self,
@@ -79,6 +93,7 @@ class Batcher:
         self._queue: deque[Question] = deque()
         self._rows = 0
         self._working = False
+        self.observers: tuple[Observer, ...] = ()
         self._policy = policy
         self._queued = metrics.QUEUE.labels(policy)
         self._ran = metrics.RUN.labels(policy)
@@ -157,11 +172,16 @@ class Batcher:
             ]
         except Exception as error:  # noqa: BLE001 - whatever it is, each of them is answered
             if len(questions) == 1:
+                for observer in self.observers:
+                    observer.failed(questions[0])
                 return [error]
             # One question the model cannot take must not fail the others.
             return [reply for question in questions for reply in self._replies([question])]
         self._batch_rows.observe(sum(question.rows for question in questions))
-        self._ran.observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._ran.observe(seconds)
+        for observer in self.observers:
+            observer.ran(questions, decisions, seconds)
         return [
             reply if question.take_over is None else _taken_over(question, decisions, start, reply)
             for question, start, reply in zip(questions, starts, encoded, strict=True)
@@ -191,12 +211,7 @@ def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisi
     """Decisions for all rows, and the row at which each question's own start."""
     counts = [question.rows for question in questions]
     alone = len(questions) == 1
-    observations = (
-        questions[0].observations
-        if alone
-        else np.concatenate([question.observations for question in questions])
-    )
-    masks = _masks(questions, runner.spec.actions)
+    observations, masks = gathered(questions, runner.spec.actions)
     decisions = runner.decide(
         runner.run(observations, masks),
         masks=masks,
@@ -204,6 +219,16 @@ def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisi
         **_draws(questions, counts),
     )
     return decisions, [0] if alone else np.cumsum([0, *counts[:-1]]).tolist()
+
+
+def gathered(questions: Sequence[Question], actions: int) -> tuple[Observations, Masks | None]:
+    """The observations of questions, and their masks, as one batch."""
+    observations = (
+        questions[0].observations
+        if len(questions) == 1
+        else np.concatenate([question.observations for question in questions])
+    )
+    return observations, _masks(questions, actions)
 
 
 def _masks(questions: Sequence[Question], actions: int) -> Masks | None:
