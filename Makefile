@@ -8,7 +8,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help native run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo lint format type proto k8s-check clean
+.PHONY: help native run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo bench-outcomes lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench-train: $(VENV)/.dev ## Training beside Stable-Baselines3: env steps/s, sec
 
 bench-demo: $(VENV)/.dev ## The demo for 8 seeds: what people's labels made of 8 policies
 	@$(BIN)/python tests/benchmarks/bench_demo.py
+
+bench-outcomes: $(VENV)/.dev ## How an untrained policy gets better by what its own clients report
+	@$(BIN)/python tests/benchmarks/own_traffic.py
 
 lint: $(VENV)/.dev ## ruff and the import layers
 	@$(BIN)/ruff check .
