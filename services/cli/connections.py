@@ -30,8 +30,12 @@ def inference() -> Iterator[Client]:
     Raises:
         Unavailable: inside the block, when it does not answer.
     """
-    address = load(PlatformSettings).inference_address
-    with explain_silence("inference service", address), Client(address) as client:
+    settings = load(PlatformSettings)
+    address, credentials = settings.inference_address, settings.inference_credentials()
+    with (
+        explain_silence("inference service", address),
+        Client(address, credentials=credentials) as client,
+    ):
         yield client
 
 

@@ -11,6 +11,7 @@ from tutelage.errors import (
     InvalidInput,
     ModelRejected,
     NotFound,
+    PermissionDenied,
     PreconditionFailed,
     ReplayBackpressure,
     ReplayDataLost,
@@ -18,6 +19,7 @@ from tutelage.errors import (
     ResourceExhausted,
     StorageFull,
     TutelageError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "InvalidInput",
     "ModelRejected",
     "NotFound",
+    "PermissionDenied",
     "PreconditionFailed",
     "ReplayBackpressure",
     "ReplayDataLost",
@@ -35,5 +38,6 @@ __all__ = [
     "ResourceExhausted",
     "StorageFull",
     "TutelageError",
+    "Unauthenticated",
     "Unavailable",
 ]

@@ -10,10 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.errors import InvalidConfig
+from tutelage import Credentials
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -36,6 +37,19 @@ class PlatformSettings(BaseSettings):
     inference_address: str = Field("127.0.0.1:50051", description="host:port of PolicyService.")
     trainer_address: str = Field("127.0.0.1:50052", description="host:port of TrainingService.")
     feedback_address: str = Field("127.0.0.1:50053", description="host:port of FeedbackService.")
+    inference_token: SecretStr = Field(
+        SecretStr(""),
+        description="Token that the command line and the pages show the inference service.",
+    )
+    inference_ca: Path | None = Field(
+        None,
+        description="PEM file of the authority by which they trust its certificate. Set, they "
+        "connect by TLS.",
+    )
+    inference_client_certificate: Path | None = Field(
+        None, description="PEM file of the certificate that they show it (mutual TLS)."
+    )
+    inference_client_key: Path | None = Field(None, description="PEM file of its key.")
     grace_s: Annotated[float, Field(ge=0, le=600)] = Field(
         5.0, description="Seconds given to calls under way when a service is told to stop."
     )
@@ -50,6 +64,31 @@ class PlatformSettings(BaseSettings):
     def policies_url(self) -> str:
         """fsspec URL of the policy repository."""
         return self.policy_repository or str(self.data_dir / "policies")
+
+    def inference_credentials(self) -> Credentials:
+        """What the command line and the pages show the inference service, and trust it by.
+
+        Raises:
+            InvalidConfig: when a file cannot be read, or a certificate lacks its key.
+        """
+        return Credentials(
+            token=self.inference_token.get_secret_value(),
+            authority=content_of(self.inference_ca),
+            certificate=content_of(self.inference_client_certificate),
+            key=content_of(self.inference_client_key),
+        )
+
+
+def content_of(path: Path | None) -> bytes:
+    """A file that a setting names; nothing where it names none.
+
+    Raises:
+        InvalidConfig: when it cannot be read.
+    """
+    try:
+        return path.read_bytes() if path else b""
+    except OSError as error:
+        raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from None
 
 
 S = TypeVar("S", bound=BaseSettings)

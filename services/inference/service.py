@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from services.common.errors import InvalidConfig
 from services.common.registry import PolicyRegistry
 from services.common.server import run_service
+from services.common.server.access import guarded
 from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
@@ -20,7 +21,7 @@ from services.inference.outcome_stores import OutcomeStores
 from services.inference.reporting import Reporting
 from services.inference.rollouts import Rollouts
 from services.inference.runner import PolicyRunner
-from services.inference.servicer import policy_service
+from services.inference.servicer import ROLES, policy_service
 from services.inference.settings import InferenceSettings
 from services.inference.tracking import Tracker
 from services.inference.versions import Catalogue, Loader
@@ -37,7 +38,7 @@ class InferenceService:
     """
 
     def __init__(self, settings: InferenceSettings) -> None:
-        self._settings = settings
+        self._settings, self._access = settings, settings.access()
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
         loader = Loader(
@@ -85,8 +86,9 @@ class InferenceService:
                 acting = Acting(
                     self.core, draw_seed, tracker, track_all=self._settings.inference_track_all
                 )
+                table = guarded(policy_service(self.core, acting, reporting), ROLES, self._access)
                 await run_service(
-                    [policy_service(self.core, acting, reporting)],
+                    [table],
                     self._settings.server_options(),
                     until_ready=self.watcher.scanned.wait,
                 )

@@ -5,7 +5,10 @@ Its hot path, Act and ActBatch, is in `acting`, what came of decisions in `repor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.common.errors import InvalidInput
+from services.common.server.access import Role
 from services.common.server.calls import BatchMethod, Call, MethodTable, unary
 from services.common.wire import encode_spec, timestamp
 from services.inference.acting import Acting
@@ -87,6 +90,17 @@ class PolicyServicer:
             loaded=self._core.is_loaded(state.name, version),
             load_error=self._core.load_error(state.name, version),
         )
+
+
+ROLES: Mapping[str, Role] = {
+    "Act": "act",
+    "ActBatch": "act",
+    "ReportOutcome": "report",
+    "GetPolicy": "act",
+    "ListPolicies": "act",
+    "SetAlias": "admin",
+}
+"""Who may call what, where tokens are asked for."""
 
 
 def policy_service(core: PolicyCore, acting: Acting, reporting: Reporting) -> MethodTable:

@@ -8,9 +8,11 @@ from typing import Annotated
 from pydantic import Field
 
 from services.common.errors import InvalidConfig
+from services.common.ports import is_loopback
 from services.common.server import ServerOptions, Tls
+from services.common.server.access import Access, read_tokens
 from services.common.server.bootstrap import Transport
-from services.common.settings import PlatformSettings, port_of
+from services.common.settings import PlatformSettings, content_of, port_of
 from services.inference.canary import CanaryLimits
 from services.inference.outcome_stores import OutcomeLimits
 
@@ -106,6 +108,22 @@ class InferenceSettings(PlatformSettings):
         description="PEM file of the authority that clients' certificates must be signed by "
         "(mutual TLS). Unset: clients need none.",
     )
+    inference_tokens: Path | None = Field(
+        None,
+        description="File of the tokens that callers must show, a line each: roles (act, report, "
+        "admin) with commas between, and the token or sha256:<hex>. Unset: none is needed, and "
+        "aliases are moved only from the machine itself.",
+    )
+
+    def access(self) -> Access:
+        """Who may call what.
+
+        Raises:
+            InvalidConfig: when the file of tokens is not such.
+        """
+        if self.inference_tokens is not None:
+            return Access(read_tokens(self.inference_tokens))
+        return Access(admin_is_open=is_loopback(self.host))
 
     def canary_limits(self) -> CanaryLimits:
         """What a canary may do."""
@@ -146,7 +164,4 @@ class InferenceSettings(PlatformSettings):
             raise InvalidConfig(
                 "TLS needs TUTELAGE_INFERENCE_TLS_CERTIFICATE and TUTELAGE_INFERENCE_TLS_KEY"
             )
-        try:
-            return Tls(*(path.read_bytes() if path else b"" for path in paths.values()))
-        except OSError as error:
-            raise InvalidConfig(f"a file of TLS cannot be read: {error}") from None
+        return Tls(*map(content_of, paths.values()))

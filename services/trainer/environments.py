@@ -96,7 +96,7 @@ def make(config: EnvironmentConfig, num_envs: int | None = None) -> VectorEnv[An
     except ImportError as error:
         raise InvalidConfig(
             f"environment.id: {config.id} needs a package that is not installed, perhaps one of "
-            f"the extra 'games': {error}"
+            f"the extras 'games' and 'robots': {error}"
         ) from None
     if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise InvalidConfig(f"environment.id: {config.id} does not reset on the next step")

@@ -109,13 +109,15 @@ class Publisher:
         self._published = (published.mean_return if published else -math.inf, -math.inf)
         self._lowest = math.inf
         self._confirmed = 0
+        self._starts: int | None = None  # seed of the states that all evaluations begin in
 
     def consider(self, network: nn.Module, act: Greedy, env_steps: int) -> bool:
         """Evaluate; publish if it is worth it. True when the run's goal is reached."""
         settings, goal = self._config.evaluation, self._config.evaluation.goal_return
-        judged = self._judge(act, settings.episodes, env_steps)
+        judged = self._judge(act, settings.episodes, env_steps, self._start_seed())
         if goal is not None and judged.summary.mean_return >= goal:
-            judged = self._judge(act, settings.confirm_episodes, env_steps)
+            fresh = seed_from(self._generator)
+            judged = self._judge(act, settings.confirm_episodes, env_steps, fresh)
             if judged.summary.mean_return >= goal:
                 self._confirm(network, act, judged, env_steps)
                 return self._confirmed >= settings.confirmations
@@ -127,17 +129,28 @@ class Publisher:
         """Plain data to go on from."""
         finite = [value if math.isfinite(value) else None for value in self._published]
         lowest = self._lowest if math.isfinite(self._lowest) else None
-        return {"published": finite, "lowest": lowest, "confirmed": self._confirmed}
+        return {
+            "published": finite,
+            "lowest": lowest,
+            "confirmed": self._confirmed,
+            "starts": self._starts,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         mean, disturbed = (-math.inf if v is None else v for v in state["published"])
         self._published = (mean, disturbed)
         self._lowest = math.inf if state["lowest"] is None else state["lowest"]
-        self._confirmed = state["confirmed"]
+        self._confirmed, self._starts = state["confirmed"], state.get("starts")
 
-    def _judge(self, act: Greedy, episodes: int, env_steps: int) -> Judged:
-        seed = seed_from(self._generator)
+    def _start_seed(self) -> int:
+        if not self._config.evaluation.same_starts:
+            return seed_from(self._generator)
+        if self._starts is None:
+            self._starts = seed_from(self._generator)
+        return self._starts
+
+    def _judge(self, act: Greedy, episodes: int, env_steps: int, seed: int) -> Judged:
         masked = self._identity.spec.masked
         judged = evaluate(act, self._config.environment, episodes, seed, masked=masked)
         self._session.evaluated(env_steps, judged.summary)

@@ -22,6 +22,9 @@ bootstrap 95% interval. *Published* is the policy under `stable` when the run en
 evaluation episodes whose steps are counted; *final* is the network at the end. What is known of
 each seed (returns, curve, commit, command, machine, times) is in the row's JSON file.
 
+Wall times are of runs at low priority on a machine that had other work and paused them for it
+(each seed's `load_when_begun` says how much): nothing is to be compared by them.
+
 | row | environment | seeds | published: IQM (95%) | lowest seed | final: IQM (95%) | asked | \
 | training steps | evaluation steps | wall time a seed | reported elsewhere |
 |---|---|---|---|---|---|---|---|---|---|---|---|

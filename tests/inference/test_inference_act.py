@@ -386,6 +386,4 @@ def test_bad_set_alias_requests(
 
 
 def call(service: InferenceProcess, request: pb.SetAliasRequest) -> pb.SetAliasResponse:
-    from tutelage._calls import call
-
-    return call(service.client._stub.SetAlias, request, 10)
+    return service.client._call(service.client._stub.SetAlias, request, 10)

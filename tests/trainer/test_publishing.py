@@ -260,11 +260,44 @@ def test_a_publisher_goes_on_from_its_state(rig: Rig) -> None:
     assert consider(second, 85, 200) is True  # the second confirmation
 
 
+def test_evaluations_begin_in_the_same_states_where_asked_but_confirm_in_fresh_ones(
+    rig: Rig,
+) -> None:
+    settings = config(goal_return=50, confirmations=9, same_starts=True)
+    seen = list[list[float]]()
+
+    def consider_seeing(publisher: Publisher) -> None:
+        network = always(60)
+        exact = greedy(network)
+
+        def act(observations: np.ndarray) -> np.ndarray:
+            seen.append(observations[:, 0].tolist())
+            return exact(observations)
+
+        publisher.consider(network, act, len(seen))
+
+    first, second = rig.publisher(settings), rig.publisher(settings)
+    consider_seeing(first)
+    consider_seeing(first)
+    assert [len(starts) for starts in seen] == [3, 4, 4, 3, 4, 4]
+    judged, again, fresh = seen[0], seen[3], seen[1] + seen[2] + seen[4] + seen[5]
+    assert again == judged
+    assert not set(judged) & set(fresh)
+    second.restore(first.state())
+    consider_seeing(second)
+    assert seen[6] == judged
+    seen.clear()
+    anew = rig.publisher(config())
+    consider_seeing(anew)
+    consider_seeing(anew)
+    assert seen[0] != seen[1]
+
+
 def test_a_fresh_publishers_state_is_plain_data(rig: Rig) -> None:
     fresh = rig.publisher(config())
     state = fresh.state()
     assert not any(isinstance(v, float) and not math.isfinite(v) for v in state.values())
-    assert state == {"published": [None, None], "lowest": None, "confirmed": 0}
+    assert state == {"published": [None, None], "lowest": None, "confirmed": 0, "starts": None}
     other = rig.publisher(config())
     other.restore(state)
     assert other.state() == state

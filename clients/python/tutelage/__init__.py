@@ -3,6 +3,7 @@
 from tutelage import errors
 from tutelage.aio import AsyncClient
 from tutelage.client import Client
+from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
 from tutelage.errors import TutelageError
 from tutelage.feedback import FeedbackClient
@@ -13,6 +14,7 @@ __all__ = [
     "AsyncClient",
     "AsyncSession",
     "Client",
+    "Credentials",
     "Decision",
     "Decisions",
     "FeedbackClient",

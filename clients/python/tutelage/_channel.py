@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import grpc
 
+from tutelage.credentials import Credentials
 from tutelage.errors import InvalidInput
 
 MESSAGE_BYTES = 64 << 20
@@ -93,11 +94,17 @@ def _look_up(host: str) -> str:
     return f"{found[0][4][0]!s}:{port}"
 
 
-def open_channel(address: str) -> grpc.Channel:
+def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
     """A channel that connects when it is first used."""
-    return grpc.insecure_channel(target_of(address), options=OPTIONS)
+    by_tls = credentials.channel_credentials()
+    if by_tls is None:
+        return grpc.insecure_channel(target_of(address), options=OPTIONS)
+    return grpc.secure_channel(target_of(address), by_tls, options=OPTIONS)
 
 
-def open_async_channel(address: str) -> grpc.aio.Channel:
+def open_async_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
     """As `open_channel`, for asyncio."""
-    return grpc.aio.insecure_channel(target_of(address), options=OPTIONS)
+    by_tls = credentials.channel_credentials()
+    if by_tls is None:
+        return grpc.aio.insecure_channel(target_of(address), options=OPTIONS)
+    return grpc.aio.secure_channel(target_of(address), by_tls, options=OPTIONS)

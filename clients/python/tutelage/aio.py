@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from tutelage import _messages as messages
-from tutelage._calls import AsyncConnection, call_async
+from tutelage._calls import NOBODY, AsyncConnection
 from tutelage.client import ACT_S, ADMIN_S, CANARY, STABLE
+from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
 from tutelage.v1 import policy_pb2, policy_pb2_grpc
 
@@ -18,10 +19,13 @@ class AsyncClient(AsyncConnection):
 
     Args:
         address: host:port, or several with commas between; calls go to them in turn.
+        credentials: where the service wants TLS or a token.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051") -> None:
-        super().__init__(address)
+    def __init__(
+        self, address: str = "127.0.0.1:50051", *, credentials: Credentials = NOBODY
+    ) -> None:
+        super().__init__(address, credentials)
         self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
 
     async def act(
@@ -60,7 +64,7 @@ class AsyncClient(AsyncConnection):
             previous,
             session,
         )
-        return messages.decode_decision(await call_async(self._stub.Act, request, timeout_s))
+        return messages.decode_decision(await self._call(self._stub.Act, request, timeout_s))
 
     async def act_batch(
         self,
@@ -94,7 +98,7 @@ class AsyncClient(AsyncConnection):
             values,
             session,
         )
-        return messages.decode_decisions(await call_async(self._stub.ActBatch, request, timeout_s))
+        return messages.decode_decisions(await self._call(self._stub.ActBatch, request, timeout_s))
 
     async def report(
         self,
@@ -111,17 +115,17 @@ class AsyncClient(AsyncConnection):
         request = messages.report_request(
             decision, reward, terminated, truncated, next_observation, next_mask
         )
-        return not (await call_async(self._stub.ReportOutcome, request, timeout_s)).duplicate
+        return not (await self._call(self._stub.ReportOutcome, request, timeout_s)).duplicate
 
     async def policy(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> policy_pb2.Policy:
         """A policy: its spec, versions, aliases, and what is being served."""
         request = policy_pb2.GetPolicyRequest(policy=policy)
-        return (await call_async(self._stub.GetPolicy, request, timeout_s)).policy
+        return (await self._call(self._stub.GetPolicy, request, timeout_s)).policy
 
     async def policies(self, *, timeout_s: float = ADMIN_S) -> list[policy_pb2.Policy]:
         """All policies by name."""
         request = policy_pb2.ListPoliciesRequest()
-        return list((await call_async(self._stub.ListPolicies, request, timeout_s)).policies)
+        return list((await self._call(self._stub.ListPolicies, request, timeout_s)).policies)
 
     async def set_alias(
         self,
@@ -138,14 +142,14 @@ class AsyncClient(AsyncConnection):
             share: see `set_share`; None leaves it as it is.
         """
         request = messages.set_alias_request(policy, alias, version, share)
-        return await call_async(self._stub.SetAlias, request, timeout_s)
+        return await self._call(self._stub.SetAlias, request, timeout_s)
 
     async def set_share(
         self, policy: str, share: float, *, alias: str = CANARY, timeout_s: float = ADMIN_S
     ) -> policy_pb2.SetAliasResponse:
         """As `Client.set_share`."""
         request = messages.set_share_request(policy, alias, share)
-        return await call_async(self._stub.SetAlias, request, timeout_s)
+        return await self._call(self._stub.SetAlias, request, timeout_s)
 
     async def promote(
         self, policy: str, version: int, *, timeout_s: float = ADMIN_S
@@ -158,4 +162,4 @@ class AsyncClient(AsyncConnection):
     ) -> policy_pb2.SetAliasResponse:
         """Point an alias back at the version it had before."""
         request = messages.rollback_request(policy, alias)
-        return await call_async(self._stub.SetAlias, request, timeout_s)
+        return await self._call(self._stub.SetAlias, request, timeout_s)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from tutelage import _messages as messages
-from tutelage._calls import Connection, call
+from tutelage._calls import NOBODY, Connection
+from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
 from tutelage.v1 import policy_pb2, policy_pb2_grpc
 
@@ -21,10 +22,13 @@ class Client(Connection):
 
     Args:
         address: host:port, or several with commas between; calls go to them in turn.
+        credentials: where the service wants TLS or a token.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051") -> None:
-        super().__init__(address)
+    def __init__(
+        self, address: str = "127.0.0.1:50051", *, credentials: Credentials = NOBODY
+    ) -> None:
+        super().__init__(address, credentials)
         self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
 
     def act(
@@ -85,7 +89,7 @@ class Client(Connection):
             previous,
             session,
         )
-        return messages.decode_decision(call(self._stub.Act, request, timeout_s))
+        return messages.decode_decision(self._call(self._stub.Act, request, timeout_s))
 
     def act_batch(
         self,
@@ -124,7 +128,7 @@ class Client(Connection):
             values,
             session,
         )
-        return messages.decode_decisions(call(self._stub.ActBatch, request, timeout_s))
+        return messages.decode_decisions(self._call(self._stub.ActBatch, request, timeout_s))
 
     def report(
         self,
@@ -154,17 +158,17 @@ class Client(Connection):
         request = messages.report_request(
             decision, reward, terminated, truncated, next_observation, next_mask
         )
-        return not call(self._stub.ReportOutcome, request, timeout_s).duplicate
+        return not self._call(self._stub.ReportOutcome, request, timeout_s).duplicate
 
     def policy(self, policy: str = "", *, timeout_s: float = ADMIN_S) -> policy_pb2.Policy:
         """A policy: its spec, versions, aliases, and what is being served."""
         request = policy_pb2.GetPolicyRequest(policy=policy)
-        return call(self._stub.GetPolicy, request, timeout_s).policy
+        return self._call(self._stub.GetPolicy, request, timeout_s).policy
 
     def policies(self, *, timeout_s: float = ADMIN_S) -> list[policy_pb2.Policy]:
         """All policies by name."""
         request = policy_pb2.ListPoliciesRequest()
-        return list(call(self._stub.ListPolicies, request, timeout_s).policies)
+        return list(self._call(self._stub.ListPolicies, request, timeout_s).policies)
 
     def set_alias(
         self,
@@ -181,7 +185,7 @@ class Client(Connection):
             share: see `set_share`; None leaves it as it is.
         """
         request = messages.set_alias_request(policy, alias, version, share)
-        return call(self._stub.SetAlias, request, timeout_s)
+        return self._call(self._stub.SetAlias, request, timeout_s)
 
     def set_share(
         self, policy: str, share: float, *, alias: str = CANARY, timeout_s: float = ADMIN_S
@@ -193,7 +197,7 @@ class Client(Connection):
                 `shadow` is shown so many, and only compared.
         """
         request = messages.set_share_request(policy, alias, share)
-        return call(self._stub.SetAlias, request, timeout_s)
+        return self._call(self._stub.SetAlias, request, timeout_s)
 
     def promote(
         self, policy: str, version: int, *, timeout_s: float = ADMIN_S
@@ -206,4 +210,4 @@ class Client(Connection):
     ) -> policy_pb2.SetAliasResponse:
         """Point an alias back at the version it had before."""
         request = messages.rollback_request(policy, alias)
-        return call(self._stub.SetAlias, request, timeout_s)
+        return self._call(self._stub.SetAlias, request, timeout_s)

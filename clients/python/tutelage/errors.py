@@ -9,6 +9,8 @@
     ├── ResourceExhausted       a queue, quota, disk or message size is at its limit
     │   ├── StorageFull
     │   └── ReplayBackpressure  learners have not caught up with producers in time
+    ├── Unauthenticated         no token was sent, or one that is not known
+    ├── PermissionDenied        the token's roles do not allow the call
     ├── Unavailable             the service does not answer; trying again can help
     │   └── ReplayUnavailable
     ├── DataCorrupted           stored bytes are not what was stored
@@ -68,6 +70,14 @@ class ReplayBackpressure(ResourceExhausted):
     """Learners have not sampled enough for more to be appended, and did not within the time."""
 
 
+class Unauthenticated(TutelageError):
+    """The call needs a token, and had none or one that is not known."""
+
+
+class PermissionDenied(TutelageError):
+    """The token's roles do not allow the call."""
+
+
 class Unavailable(TutelageError):
     """The service does not answer; trying again can help."""
 
@@ -111,6 +121,8 @@ _BY_REASON: dict[str, type[TutelageError]] = {
         ResourceExhausted,
         StorageFull,
         ReplayBackpressure,
+        Unauthenticated,
+        PermissionDenied,
         Unavailable,
         ReplayUnavailable,
         DataCorrupted,
@@ -125,6 +137,8 @@ _BY_CODE: dict[grpc.StatusCode, type[TutelageError]] = {
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DATA_LOSS: DataCorrupted,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator
 
-from tutelage._calls import Connection, call
+from tutelage._calls import Connection
 from tutelage.v1 import feedback_pb2 as pb
 from tutelage.v1 import feedback_pb2_grpc
 
@@ -30,7 +30,7 @@ class FeedbackClient(Connection):
     def next_pair(self, labeler: str, policy: str = "", *, timeout_s: float = CALL_S) -> pb.Pair:
         """The pair a labeler is to judge next."""
         request = pb.NextPairRequest(policy=policy, labeler=labeler)
-        return call(self._stub.NextPair, request, timeout_s).pair
+        return self._call(self._stub.NextPair, request, timeout_s).pair
 
     def submit_preference(
         self,
@@ -54,7 +54,7 @@ class FeedbackClient(Connection):
             response_time_ms=response_time_ms,
             request_id=request_id or uuid.uuid4().hex,
         )
-        return call(self._stub.SubmitPreference, request, timeout_s)
+        return self._call(self._stub.SubmitPreference, request, timeout_s)
 
     def undo_preference(
         self,
@@ -72,7 +72,7 @@ class FeedbackClient(Connection):
             preference_id=preference_id,
             request_id=request_id or uuid.uuid4().hex,
         )
-        return call(self._stub.UndoPreference, request, timeout_s).preference
+        return self._call(self._stub.UndoPreference, request, timeout_s).preference
 
     def list_preferences(
         self, policy: str = "", labeler: str = "", *, timeout_s: float = CALL_S
@@ -108,7 +108,7 @@ class FeedbackClient(Connection):
                 page_token=token,
                 include_segments=include_segments,
             )
-            page = call(self._stub.ListPreferences, request, timeout_s)
+            page = self._call(self._stub.ListPreferences, request, timeout_s)
             yield page
             token = page.next_page_token
             if not token:
@@ -119,16 +119,16 @@ class FeedbackClient(Connection):
     ) -> pb.UploadSegmentsResponse:
         """Store segments with their clips, in one message; those there are left as they are."""
         request = pb.UploadSegmentsRequest(segments=segments)
-        return call(self._stub.UploadSegments, request, timeout_s)
+        return self._call(self._stub.UploadSegments, request, timeout_s)
 
     def get_clip(self, segment_id: str, *, timeout_s: float = CALL_S) -> bytes:
         """The clip of a segment, an H.264 MP4."""
         request = pb.GetClipRequest(segment_id=segment_id)
-        return call(self._stub.GetClip, request, timeout_s).clip
+        return self._call(self._stub.GetClip, request, timeout_s).clip
 
     def get_progress(
         self, policy: str = "", labeler: str = "", *, timeout_s: float = CALL_S
     ) -> pb.GetProgressResponse:
         """Counts of segments, labels and open pairs."""
         request = pb.GetProgressRequest(policy=policy, labeler=labeler)
-        return call(self._stub.GetProgress, request, timeout_s)
+        return self._call(self._stub.GetProgress, request, timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 
-from tutelage._calls import Connection, call, stream
+from tutelage._calls import Connection
 from tutelage.v1 import training_pb2 as pb
 from tutelage.v1 import training_pb2_grpc
 
@@ -47,30 +47,30 @@ class TrainingClient(Connection):
             seed=seed,
             request_id=request_id or uuid.uuid4().hex,
         )
-        return call(self._stub.StartRun, request, timeout_s).run
+        return self._call(self._stub.StartRun, request, timeout_s).run
 
     def stop_run(self, run_id: str, *, timeout_s: float = STOP_S) -> pb.Run:
         """Stop a run once it has saved a checkpoint, and wait for that."""
-        return call(self._stub.StopRun, pb.StopRunRequest(run_id=run_id), timeout_s).run
+        return self._call(self._stub.StopRun, pb.StopRunRequest(run_id=run_id), timeout_s).run
 
     def resume_run(self, run_id: str, *, timeout_s: float = ADMIN_S) -> pb.Run:
         """Queue a run again, from its last checkpoint."""
-        return call(self._stub.ResumeRun, pb.ResumeRunRequest(run_id=run_id), timeout_s).run
+        return self._call(self._stub.ResumeRun, pb.ResumeRunRequest(run_id=run_id), timeout_s).run
 
     def get_run(self, run_id: str, *, timeout_s: float = ADMIN_S) -> pb.Run:
         """The state of a run."""
-        return call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id), timeout_s).run
+        return self._call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id), timeout_s).run
 
     def list_runs(
         self, policy: str = "", *, limit: int = 1_000, timeout_s: float = ADMIN_S
     ) -> list[pb.Run]:
         """Runs, newest first; of one policy if it is named."""
         request = pb.ListRunsRequest(policy=policy, limit=limit)
-        return list(call(self._stub.ListRuns, request, timeout_s).runs)
+        return list(self._call(self._stub.ListRuns, request, timeout_s).runs)
 
     def presets(self, *, timeout_s: float = ADMIN_S) -> list[pb.Preset]:
         """What runs can be started from, by name."""
-        return list(call(self._stub.ListPresets, pb.ListPresetsRequest(), timeout_s).presets)
+        return list(self._call(self._stub.ListPresets, pb.ListPresetsRequest(), timeout_s).presets)
 
     def watch_run(
         self,
@@ -90,5 +90,5 @@ class TrainingClient(Connection):
             timeout_s: seconds the whole may take; None for as long as the run does.
         """
         request = pb.WatchRunRequest(run_id=run_id, after_sequence=after_sequence, follow=follow)
-        for reply in stream(self._stub.WatchRun, request, timeout_s):
+        for reply in self._stream(self._stub.WatchRun, request, timeout_s):
             yield from reply.events

@@ -23,11 +23,15 @@ FIRST_SEGMENTS = "cartpole-segments"
 
 @dataclass(frozen=True)
 class Services:
-    """The three services to talk to."""
+    """The three services to talk to.
+
+    metadata: what `policies` is to be shown with each call.
+    """
 
     policies: PolicyServiceAsyncStub
     training: TrainingServiceAsyncStub
     feedback: FeedbackServiceAsyncStub
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 class FirstSteps:
@@ -97,8 +101,11 @@ class FirstSteps:
         return any(p.name == POLICY and STABLE in p.aliases for p in await self._policies())
 
     async def _policies(self) -> list[policy_pb2.Policy]:
-        policies, request = self._services.policies, policy_pb2.ListPoliciesRequest()
-        reply = await persistently(lambda: policies.ListPolicies(request, timeout=CALL_TIMEOUT_S))
+        policies, metadata = self._services.policies, self._services.metadata
+        request = policy_pb2.ListPoliciesRequest()
+        reply = await persistently(
+            lambda: policies.ListPolicies(request, timeout=CALL_TIMEOUT_S, metadata=metadata)
+        )
         return list(reply.policies)
 
     async def _has_segments(self) -> bool:

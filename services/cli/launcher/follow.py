@@ -157,8 +157,13 @@ def outcome(run: training_pb2.Run) -> tuple[str, str]:
 class ServingFollower:
     """Says which version is served, whenever that changes."""
 
-    def __init__(self, policies: PolicyServiceAsyncStub, view: View) -> None:
-        self._policies = policies
+    def __init__(
+        self,
+        policies: PolicyServiceAsyncStub,
+        view: View,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._policies, self._metadata = policies, metadata
         self._view = view
         self._serving: dict[tuple[str, str], int] = {}
         self._refused: set[tuple[str, int]] = set()
@@ -173,7 +178,9 @@ class ServingFollower:
         request = policy_pb2.ListPoliciesRequest()
         while True:
             reply = await persistently(
-                lambda: self._policies.ListPolicies(request, timeout=CALL_TIMEOUT_S)
+                lambda: self._policies.ListPolicies(
+                    request, timeout=CALL_TIMEOUT_S, metadata=self._metadata
+                )
             )
             for policy in reply.policies:
                 self._compare(policy.name, policy.serving)

@@ -17,6 +17,7 @@ from services.cli.launcher.platform_children import (
     check_ports,
     check_redis,
     listeners,
+    open_to,
     platform_children,
 )
 from services.cli.launcher.supervisor import Child, Supervisor
@@ -80,8 +81,9 @@ async def _kill_on_signal(stops: asyncio.Queue[int], supervisor: Supervisor) -> 
 async def _work(
     settings: LauncherSettings, children: Sequence[Child], supervisor: Supervisor, view: View
 ) -> None:
+    credentials = settings.inference_credentials()
     async with (
-        grpc.aio.insecure_channel(settings.inference_address) as policies,
+        open_to(settings.inference_address, credentials) as policies,
         grpc.aio.insecure_channel(settings.trainer_address) as training,
         grpc.aio.insecure_channel(settings.feedback_address) as feedback,
     ):
@@ -89,6 +91,7 @@ async def _work(
             PolicyServiceStub(policies),
             TrainingServiceStub(training),
             FeedbackServiceStub(feedback),
+            credentials.metadata,
         )
         tasks = [
             asyncio.create_task(supervisor.run()),
@@ -113,7 +116,7 @@ async def _accompany(
     await supervisor.all_ready()
     view.paste("\nEverything is up.\n" + addresses(children) + "\n" + things_to_paste(settings))
     runs = RunFollower(services.training, view)
-    serving = ServingFollower(services.policies, view)
+    serving = ServingFollower(services.policies, view, services.metadata)
     await asyncio.gather(
         runs.follow(),
         serving.follow(),

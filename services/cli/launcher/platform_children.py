@@ -19,6 +19,7 @@ from services.common.embedded_redis import answers, publish_url, server_command
 from services.common.errors import InvalidConfig, ReplayUnavailable, ResourceExhausted, Unavailable
 from services.common.ports import LOOPBACK, free_port, port_is_free
 from services.common.settings import PlatformSettings, Port, port_of
+from tutelage import Credentials
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -118,12 +119,13 @@ def platform_children(settings: LauncherSettings) -> list[Child]:
         "TUTELAGE_APP_PORT": str(settings.app_port),
         "PYTHONUNBUFFERED": "1",
     }
+    credentials = settings.inference_credentials()
     for name, module, address in (
         ("trainer", "services.trainer", settings.trainer_address),
         ("feedback", "services.feedback", settings.feedback_address),
         ("inference", "services.inference", settings.inference_address),
     ):
-        ready = GrpcProbe(address)
+        ready = GrpcProbe(address, credentials if name == "inference" else Credentials())
         children.append(Child(name, (sys.executable, "-m", module), ready, address, environment))
     return [*children, _pages(settings, environment)]
 
@@ -151,15 +153,24 @@ def reachable(host: str) -> str:
     return LOOPBACK if host in ("0.0.0.0", "::", "") else host
 
 
+def open_to(address: str, credentials: Credentials) -> grpc.aio.Channel:
+    """A channel, by TLS where the credentials say so."""
+    by_tls = credentials.channel_credentials()
+    if by_tls is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, by_tls)
+
+
 @dataclass(frozen=True)
 class GrpcProbe:
     """Asks a service's health."""
 
     address: str
+    credentials: Credentials
 
     async def __call__(self) -> bool:
         """Whether it says SERVING."""
-        async with grpc.aio.insecure_channel(self.address) as channel:
+        async with open_to(self.address, self.credentials) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             try:
                 reply = await stub.Check(  # type: ignore[attr-defined] # missing in its stubs

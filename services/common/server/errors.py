@@ -32,6 +32,8 @@ STATUS: dict[type[errors.TutelageError], int] = {
     errors.AlreadyExists: code_pb2.ALREADY_EXISTS,
     errors.PreconditionFailed: code_pb2.FAILED_PRECONDITION,
     errors.ResourceExhausted: code_pb2.RESOURCE_EXHAUSTED,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
     errors.DataCorrupted: code_pb2.DATA_LOSS,
     errors.TutelageError: code_pb2.UNKNOWN,

@@ -35,7 +35,7 @@ def connect() -> Connection:
     return Connection(
         feedback=FeedbackClient(settings.feedback_address),
         training=TrainingClient(settings.trainer_address),
-        policies=Client(settings.inference_address),
+        policies=Client(settings.inference_address, credentials=settings.inference_credentials()),
         settings=settings,
     )
 

@@ -157,6 +157,14 @@ class EvaluationConfig(Strict):
     confirmations: Positive = 1
     disturbance: Share = 0.2
     publish_margin: Share = 0.1
+    same_starts: Annotated[
+        bool,
+        Field(
+            description="Whether all of a run's evaluations, beside those that confirm, begin in "
+            "the same states: where these decide much of a return, better policies then show in "
+            "fewer episodes."
+        ),
+    ] = False
 
 
 class CheckpointConfig(Strict):
