@@ -20,6 +20,7 @@ PUBLIC = [
     "AsyncClient",
     "AsyncSession",
     "Client",
+    "Credentials",
     "Decision",
     "Decisions",
     "FeedbackClient",
