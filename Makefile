@@ -58,7 +58,7 @@ learn: $(VENV)/.dev ## Train the presets on many seeds (hours): ROWS=cartpole-dq
 bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s, p50, p99
 	@$(BIN)/python tests/benchmarks/bench_serve.py
 
-soak: $(VENV)/.dev ## Ten minutes of load, new versions and hostile callers on the inference service
+soak: $(VENV)/.dev ## Ten minutes of load on inference: new versions, hostile callers, a Redis that dies
 	@$(BIN)/python tests/benchmarks/soak_serve.py
 
 bench-replay: $(VENV)/.dev ## The replay beside others (installed on demand): rows/s, µs a batch

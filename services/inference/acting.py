@@ -1,4 +1,7 @@
-"""Act and ActBatch: parses a batch of calls, groups it by version, and asks each version once."""
+"""Act and ActBatch: parses a batch of calls, groups it by version, and asks each version once.
+
+This is the hot path: whatever is done here is done for every call, on one core.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,25 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from services.common.action_space import Discrete
 from services.common.errors import InvalidInput, PreconditionFailed
-from services.common.server.calls import Call, Reply, parse
+from services.common.server.calls import Call, Reply, unreadable
 from services.common.spec import Distribution, PolicySpec
-from services.inference.batching import Batcher, Question, TakeOver
+from services.inference.batching import Encode, Question, TakeOver
 from services.inference.core import PolicyCore
 from services.inference.decoding import decode_masks
 from services.inference.distribution import Seeds, row_seeds
+from services.inference.runner import Observations
+from services.inference.split import Split
 from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
 
 A = TypeVar("A", pb.ActRequest, pb.ActBatchRequest)
-Ask = Callable[[Call, A, ServedVersion], Question]
+# A question for each call, or what is wrong with its request.
+Ask = Callable[[ServedVersion, Sequence[Call], Sequence[A]], list[Question | Exception]]
 _SELECTIONS = (
     pb.ACTION_SELECTION_UNSPECIFIED,
     pb.ACTION_SELECTION_GREEDY,
@@ -56,33 +63,36 @@ class Acting:
 
     def act(self, calls: Sequence[Call]) -> list[Reply | None]:
         """One decision a call; see BatchHandler."""
-        return self._answer(calls, pb.ActRequest, self._one)
+        return self._answer(calls, pb.ActRequest, self._ones)
 
     def act_batch(self, calls: Sequence[Call]) -> list[Reply | None]:
         """Many decisions of one version a call; see BatchHandler."""
-        return self._answer(calls, pb.ActBatchRequest, self._many)
+        return self._answer(calls, pb.ActBatchRequest, self._manys)
 
     def _answer(self, calls: Sequence[Call], kind: type[A], ask: Ask[A]) -> list[Reply | None]:
         replies: list[Reply | None] = [None] * len(calls)
-        asked: dict[Batcher, tuple[list[int], list[Question]]] = {}
+        found: dict[ServedVersion, tuple[list[int], list[Call], list[A]]] = {}
         for i, call in enumerate(calls):
             try:
-                request = parse(kind, call)
-                served = self._core.served(
-                    request.policy, request.version, request.alias, request.session
-                )
-                if served is None:
-                    self._loop.call_soon_threadsafe(self._load, call, request, ask)
-                    continue
-                question = ask(call, request, served)
-            except Exception as error:  # noqa: BLE001 - one call must not fail the others
-                replies[i] = error
+                request = kind.FromString(call.content)
+            except DecodeError as error:
+                replies[i] = unreadable(call.method, error)
                 continue
-            places, questions = asked.setdefault(served.batcher, ([], []))
-            places.append(i)
-            questions.append(question)
-        for batcher, (places, questions) in asked.items():
-            for place, reply in zip(places, batcher.ask(questions), strict=True):
+            served = self._core.served(request.policy, request.version, request.alias)
+            if isinstance(served, Split):
+                served = served.choose(request.session)
+            if served is None:
+                self._loop.call_soon_threadsafe(self._load, call, request, ask)
+                continue
+            group = found.get(served)
+            if group is None:
+                group = found[served] = ([], [], [])
+            group[0].append(i)
+            group[1].append(call)
+            group[2].append(request)
+        for served, (places, callers, requests) in found.items():
+            answers = _asked(served, ask(served, callers, requests))
+            for place, reply in zip(places, answers, strict=True):
                 replies[place] = reply
         return replies
 
@@ -94,38 +104,75 @@ class Acting:
     async def _answer_when_loaded(self, call: Call, request: A, ask: Ask[A]) -> None:
         try:
             served = await self._core.find(request.policy, request.version, request.alias)
-            (reply,) = served.batcher.ask([ask(call, request, served)])
+            (reply,) = _asked(served, ask(served, [call], [request]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
             reply = error
         if reply is not None:
             call.answer(reply)
 
-    def _one(self, call: Call, request: pb.ActRequest, served: ServedVersion) -> Question:
-        return Question(
-            call,
-            served.encoder.one,
-            served.decoder.one(request),
-            decode_masks(request.action_mask, 1, served.spec),
-            _temperature(request),
-            self._seeds(request, 1, served.spec),
-            _epsilon(request, served.spec),
-            request.include_probabilities,
-            request.include_value and _has_value(served.spec),
-            self._take_over(request, served),
-        )
+    def _ones(
+        self, served: ServedVersion, calls: Sequence[Call], requests: Sequence[pb.ActRequest]
+    ) -> list[Question | Exception]:
+        together = zip(calls, requests, served.decoder.ones(requests), strict=True)
+        return [self._one(served, *each) for each in together]
 
-    def _many(self, call: Call, request: pb.ActBatchRequest, served: ServedVersion) -> Question:
-        observations = served.decoder.many(request)
+    def _one(
+        self,
+        served: ServedVersion,
+        call: Call,
+        request: pb.ActRequest,
+        observation: Observations | InvalidInput,
+    ) -> Question | Exception:
+        if isinstance(observation, InvalidInput):
+            return observation
+        try:
+            question = self._question(
+                served, served.encoder.one, call, request, observation, request.action_mask
+            )
+            question.with_value = request.include_value and _has_value(served.spec)
+            question.take_over = self._take_over(request, served)
+        except Exception as error:  # noqa: BLE001 - one call must not fail the others
+            return error
+        return question
+
+    def _manys(
+        self, served: ServedVersion, calls: Sequence[Call], requests: Sequence[pb.ActBatchRequest]
+    ) -> list[Question | Exception]:
+        return [self._many(served, *each) for each in zip(calls, requests, strict=True)]
+
+    def _many(
+        self, served: ServedVersion, call: Call, request: pb.ActBatchRequest
+    ) -> Question | Exception:
+        try:
+            observations, flags = served.decoder.many(request), request.action_masks
+            question = self._question(
+                served, served.encoder.many, call, request, observations, flags
+            )
+            question.with_value = request.include_values and _has_value(served.spec)
+        except Exception as error:  # noqa: BLE001 - one call must not fail the others
+            return error
+        return question
+
+    def _question(
+        self,
+        served: ServedVersion,
+        encode: Encode,
+        call: Call,
+        request: pb.ActRequest | pb.ActBatchRequest,
+        observations: Observations,
+        flags: Sequence[bool],
+    ) -> Question:
+        rows, spec = len(observations), served.spec
         return Question(
             call,
-            served.encoder.many,
+            encode,
             observations,
-            decode_masks(request.action_masks, len(observations), served.spec),
-            _temperature(request),
-            self._seeds(request, len(observations), served.spec),
-            _epsilon(request, served.spec),
+            rows,
+            decode_masks(flags, rows, spec) if flags else None,
+            _temperature(request) if request.HasField("temperature") else 1.0,
+            self._seeds(request, rows, spec) if request.selection else None,
+            _epsilon(request, spec) if request.HasField("epsilon") or request.selection else None,
             request.include_probabilities,
-            request.include_values and _has_value(served.spec),
         )
 
     def _take_over(self, request: pb.ActRequest, served: ServedVersion) -> TakeOver | None:
@@ -147,9 +194,16 @@ class Acting:
         return np.array([first], dtype=np.uint64) if rows == 1 else row_seeds(first, rows)
 
 
+def _asked(served: ServedVersion, questions: Sequence[Question | Exception]) -> list[Reply | None]:
+    """A version's replies to the questions, and in its place what is none."""
+    sound = [question for question in questions if isinstance(question, Question)]
+    if len(sound) == len(questions):
+        return served.batcher.ask(sound)
+    replies = iter(served.batcher.ask(sound) if sound else ())
+    return [next(replies) if isinstance(each, Question) else each for each in questions]
+
+
 def _temperature(request: pb.ActRequest | pb.ActBatchRequest) -> float:
-    if not request.HasField("temperature"):
-        return 1.0
     temperature = request.temperature
     if not (temperature > 0 and math.isfinite(temperature)):
         raise InvalidInput(f"temperature is {temperature}, expected a positive finite number")

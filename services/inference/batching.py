@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ from services.inference.runner import Observations, PolicyRunner
 class Question:
     """One or more observations `(n, *shape)` to decide on together, checked against the spec.
 
-    call: who asks. encode: makes the reply. masks: (n, actions); None allows all.
+    call: who asks. encode: makes the reply. rows: n. masks: (n, actions); None allows all.
     seeds: (n,); None is greedy. epsilon: of rows that are drawn ε-greedily.
     with_probabilities, with_value: whether the reply has them.
     take_over: gives the reply in its own time, if any does.
@@ -37,6 +38,7 @@ class Question:
     call: Call
     encode: Encode
     observations: Observations
+    rows: int
     masks: Masks | None = None
     temperature: float = 1.0
     seeds: Seeds | None = None
@@ -44,11 +46,6 @@ class Question:
     with_probabilities: bool = False
     with_value: bool = False
     take_over: TakeOver | None = None
-
-    @property
-    def rows(self) -> int:
-        """Number of observations."""
-        return len(self.observations)
 
 
 # A question's serialized reply, from the decisions of its whole batch and the row at which its
@@ -105,8 +102,10 @@ class Batcher:
         None stands for one that was queued: its call is answered from another thread. One that
         is too many for the queue has ResourceExhausted for a reply.
         """
-        rows = sum(question.rows for question in questions)
+        rows = sum([question.rows for question in questions])
         if not self._working and self.runner.run_s(rows) <= self._inline_s:
+            if rows <= self._max_batch:
+                return self._replies(questions)
             return [
                 reply
                 for batch in split(questions, self._max_batch)
@@ -177,11 +176,13 @@ class Batcher:
                 return [error]
             # One question the model cannot take must not fail the others.
             return [reply for question in questions for reply in self._replies([question])]
-        self._batch_rows.observe(sum(question.rows for question in questions))
         seconds = time.perf_counter() - started
+        self._batch_rows.observe(len(decisions.log_probabilities))
         self._ran.observe(seconds)
         for observer in self.observers:
             observer.ran(questions, decisions, seconds)
+        if all(question.take_over is None for question in questions):
+            return [*encoded]
         return [
             reply if question.take_over is None else _taken_over(question, decisions, start, reply)
             for question, start, reply in zip(questions, starts, encoded, strict=True)
@@ -207,28 +208,38 @@ def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Questio
     yield questions[start:]
 
 
-def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, list[int]]:
+def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, Sequence[int]]:
     """Decisions for all rows, and the row at which each question's own start."""
-    counts = [question.rows for question in questions]
-    alone = len(questions) == 1
-    observations, masks = gathered(questions, runner.spec.actions)
-    decisions = runner.decide(
-        runner.run(observations, masks),
-        masks=masks,
-        temperatures=_temperatures(questions, counts),
-        **_draws(questions, counts),
-    )
-    return decisions, [0] if alone else np.cumsum([0, *counts[:-1]]).tolist()
+    observations = _together(questions)
+    if all(map(_is_plain, questions)):
+        decisions = runner.decide(runner.run(observations))
+    else:
+        masks = _masks(questions, runner.spec.actions)
+        counts = [question.rows for question in questions]
+        decisions = runner.decide(
+            runner.run(observations, masks),
+            masks=masks,
+            temperatures=_temperatures(questions, counts),
+            **_draws(questions, counts),
+        )
+    if len(observations) == len(questions):
+        return decisions, range(len(questions))
+    return decisions, [0, *accumulate([question.rows for question in questions[:-1]])]
+
+
+def _is_plain(question: Question) -> bool:
+    return question.seeds is None and question.masks is None and question.temperature == 1.0
 
 
 def gathered(questions: Sequence[Question], actions: int) -> tuple[Observations, Masks | None]:
     """The observations of questions, and their masks, as one batch."""
-    observations = (
-        questions[0].observations
-        if len(questions) == 1
-        else np.concatenate([question.observations for question in questions])
-    )
-    return observations, _masks(questions, actions)
+    return _together(questions), _masks(questions, actions)
+
+
+def _together(questions: Sequence[Question]) -> Observations:
+    if len(questions) == 1:
+        return questions[0].observations
+    return np.concatenate([question.observations for question in questions])
 
 
 def _masks(questions: Sequence[Question], actions: int) -> Masks | None:

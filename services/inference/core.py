@@ -16,7 +16,7 @@ from services.common.errors import (
 from services.common.registry import AliasState, PolicyRegistry
 from services.common.registry.registry import check_name
 from services.inference.interface import check_interface
-from services.inference.split import CANARY, STABLE
+from services.inference.split import CANARY, STABLE, Split
 from services.inference.versions import (
     Catalogue,
     Loader,
@@ -43,13 +43,12 @@ class PolicyCore:
         self._loader = loader
         self._watcher = watcher
 
-    def served(
-        self, policy: str, version: int, alias: str, session: str = ""
-    ) -> ServedVersion | None:
-        """The version that answers, if it is known by that name and in memory."""
+    def served(self, policy: str, version: int, alias: str) -> ServedVersion | Split | None:
+        """The version that answers, or those that share, if it is known by that name and in
+        memory."""
         if version:
             return self._loader.ready(policy, version)
-        return self._catalogue.route(policy, alias or STABLE, session)
+        return self._catalogue.route(policy, alias or STABLE)
 
     async def find(self, policy: str, version: int, alias: str) -> ServedVersion:
         """The version that answers; a pinned one is loaded if need be.

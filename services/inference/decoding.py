@@ -48,6 +48,24 @@ class ObservationDecoder:
         row = self._from_raw(message, raw) if raw else self._from_values(message)
         return self._thoroughly(message, batched=False) if row is None else row
 
+    def together(self, messages: Sequence[array_pb2.Array]) -> Observations | None:
+        """Observations of several messages `(n, 1, *shape)`, where all are plain raw bytes.
+
+        What it costs for each is then a few checks. None: look at them one by one.
+        """
+        if self._is_bounded:
+            return None
+        raws = []
+        for message in messages:
+            raw = message.raw
+            if not self._is_plain(message, raw):
+                return None
+            raws.append(raw)
+        rows: Observations = np.frombuffer(b"".join(raws), dtype=self._dtype)
+        if self._is_float and not math.isfinite(rows.dot(rows)):
+            return None
+        return rows.reshape(len(raws), *self._row)
+
     def many(self, message: array_pb2.Array) -> Observations:
         """A batch of observations, `(n, *shape)` with n ≥ 1.
 
@@ -71,19 +89,21 @@ class ObservationDecoder:
         return np.array(values, dtype=np.float32).reshape(self._row)
 
     def _from_raw(self, message: array_pb2.Array, raw: bytes) -> Observations | None:
-        if (
-            len(raw) != self._bytes
-            or self._is_bounded
-            or message.dtype not in self._dtypes
-            or message.values
-            or not self._has_own_shape(message)
-        ):
+        if self._is_bounded or not self._is_plain(message, raw):
             return None
         row: Observations = np.frombuffer(raw, dtype=self._dtype)
         # A finite sum of squares means finite elements; an infinite one proves nothing.
         if self._is_float and not math.isfinite(row.dot(row)):
             return None
         return row.reshape(self._row)
+
+    def _is_plain(self, message: array_pb2.Array, raw: bytes) -> bool:
+        return (
+            len(raw) == self._bytes
+            and message.dtype in self._dtypes
+            and not message.values
+            and self._has_own_shape(message)
+        )
 
     def _has_own_shape(self, message: array_pb2.Array) -> bool:
         shape = message.shape[:]
@@ -154,6 +174,21 @@ class Decoder:
         if self._array is not None and not request.observation_parts:
             return self._array.one(request.observation)
         return self._of_parts(request.HasField("observation")).one(request.observation_parts)
+
+    def ones(
+        self, requests: Sequence[policy_pb2.ActRequest]
+    ) -> Sequence[Observations | InvalidInput]:
+        """As `one` of each request, with what is wrong in its place."""
+        together = None
+        if self._array is not None and not any(r.observation_parts for r in requests):
+            together = self._array.together([request.observation for request in requests])
+        return [self._one_or_error(r) for r in requests] if together is None else [*together]
+
+    def _one_or_error(self, request: policy_pb2.ActRequest) -> Observations | InvalidInput:
+        try:
+            return self.one(request)
+        except InvalidInput as error:
+            return error
 
     def many(self, request: policy_pb2.ActBatchRequest) -> Observations:
         """The request's observations.

@@ -57,14 +57,16 @@ def decide(
         epsilons: (n,) of the drawn rows that are drawn ε-greedily; NaN elsewhere.
     """
     allowed = parameters if masks is None else np.where(masks, parameters, -np.inf)
-    table = log_probabilities(allowed, temperatures)
+    table, logs = _normalised(allowed, temperatures)
     # Of the output itself: two values may differ and still have one log-probability.
     actions = allowed.argmax(axis=1)
+    if sampled is None or seeds is None:
+        # Of the greatest, whose exponential is 1, the sum's logarithm is all there is.
+        return Decisions(actions.tolist(), (0.0 - logs[:, 0]).tolist(), table, parameters)
     if epsilons is not None:
         greedy = epsilon_greedy(np.isfinite(allowed), actions, epsilons)
         table = np.where(np.isnan(epsilons)[:, None], table, greedy)
-    if sampled is not None and seeds is not None:
-        actions = np.where(sampled, sample(table, seeds), actions)
+    actions = np.where(sampled, sample(table, seeds), actions)
     chosen = table[np.arange(len(actions)), actions]
     return Decisions(actions.tolist(), chosen.tolist(), table, parameters)
 
@@ -73,13 +75,22 @@ def log_probabilities(
     allowed: npt.NDArray[np.floating], temperatures: Floats | None = None
 ) -> Floats:
     """Log-softmax of each row of (n, actions), in which -inf stands for forbidden actions."""
+    return _normalised(allowed, temperatures)[0]
+
+
+def _normalised(
+    allowed: npt.NDArray[np.floating], temperatures: Floats | None
+) -> tuple[Floats, Floats]:
+    """The log-softmax, and the logarithm (n, 1) of the sum that was divided by."""
     shifted: Floats = allowed.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
+    # The functions behind .max() and .sum(), which cost as much again for a row or two.
+    shifted -= np.maximum.reduce(shifted, axis=1, keepdims=True)
     if temperatures is not None:
         with np.errstate(over="ignore"):  # a tiny temperature takes all but the best to -inf
             shifted /= temperatures[:, None]
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
+    logs: Floats = np.log(np.add.reduce(np.exp(shifted), axis=1, keepdims=True))
+    shifted -= logs
+    return shifted, logs
 
 
 def epsilon_greedy(allowed: Masks, actions: npt.NDArray[np.int64], epsilons: Floats) -> Floats:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from services.common.action_space import Discrete
 from services.common.registry import PolicyManifest
 from services.common.wire import encode_elements
 from services.inference.batching import Question
@@ -20,22 +20,29 @@ class Encoder:
 
     def __init__(self, manifest: PolicyManifest) -> None:
         version, digest = manifest.version, manifest.sha256
+        actions = range(manifest.spec.actions if isinstance(manifest.spec.action, Discrete) else 0)
+        self._discrete = [
+            pb.ActResponse(action=pb.Action(discrete=i)).SerializeToString() for i in actions
+        ]
         self._one = pb.ActResponse(version=version, digest=digest).SerializeToString()
         self._many = pb.ActBatchResponse(version=version, digest=digest).SerializeToString()
 
     def one(self, question: Question, decisions: Decisions, row: int) -> bytes:
         """The ActResponse to a question of one row."""
-        response = pb.ActResponse(
-            action=_action(decisions.actions, row),
-            log_probability=decisions.log_probabilities[row],
-            seed=0 if question.seeds is None else int(question.seeds[0]),
-        )
+        response = pb.ActResponse(log_probability=decisions.log_probabilities[row])
+        if question.seeds is not None:
+            response.seed = int(question.seeds[0])
         if question.with_probabilities:
             response.probabilities.extend(np.exp(decisions.table[row]).tolist())
             response.parameters.extend(decisions.parameters[row].tolist())
         if question.with_value:
             (response.value,) = _values(question, decisions, row)
-        content: bytes = response.SerializeToString() + self._one
+        if isinstance(decisions.actions, list):
+            chosen = self._discrete[decisions.actions[row]]
+        else:
+            elements = encode_elements(decisions.actions[row])
+            chosen = pb.ActResponse(action=pb.Action(elements=elements)).SerializeToString()
+        content: bytes = chosen + response.SerializeToString() + self._one
         return content
 
     def many(self, question: Question, decisions: Decisions, start: int) -> bytes:
@@ -55,12 +62,6 @@ class Encoder:
             response.values.extend(_values(question, decisions, start))
         content: bytes = response.SerializeToString() + self._many
         return content
-
-
-def _action(actions: list[int] | npt.NDArray[np.generic], row: int) -> pb.Action:
-    if isinstance(actions, list):
-        return pb.Action(discrete=actions[row])
-    return pb.Action(elements=encode_elements(actions[row]))
 
 
 def _values(question: Question, decisions: Decisions, start: int) -> list[float]:

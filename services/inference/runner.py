@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -64,7 +65,9 @@ class PolicyRunner:
             parameters = self._chunks(observations, masks)
         except Exception as error:
             raise InvalidInput(f"the policy fails on this observation: {error}") from error
-        if not np.isfinite(parameters).all():
+        flat = parameters.ravel()
+        # A finite sum of squares means finite elements; an infinite one proves nothing.
+        if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
             raise InvalidInput(
                 "the policy's output is not finite for this observation; "
                 "is it in the range the policy was trained on?"
@@ -86,7 +89,9 @@ class PolicyRunner:
             stop = min(start + most, rows)
             # Indices past the end repeat the last row, which is then cut off.
             padded = max(stop - start, self.min_rows)
-            index = np.minimum(np.arange(start, start + padded), stop - 1)
+            index: slice | npt.NDArray[np.intp] = slice(start, stop)
+            if padded > stop - start:
+                index = np.minimum(np.arange(start, start + padded), stop - 1)
             part = self._run(observations[index], None if masks is None else masks[index])
             parts.append(part[: stop - start])
         return np.concatenate(parts)

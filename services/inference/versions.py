@@ -31,9 +31,9 @@ from services.inference.split import CANARY, STABLE, Split, split_of
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ServedVersion:
-    """A version in memory, warmed and ready."""
+    """A version in memory, warmed and ready; equal only to itself."""
 
     manifest: PolicyManifest
     batcher: Batcher
@@ -110,10 +110,10 @@ class Catalogue:
                     routes["", alias] = served
         self._routes = routes
 
-    def route(self, policy: str, alias: str, session: str = "") -> ServedVersion | None:
-        """The version that answers for an alias; the policy may be "" if there is only one."""
-        route = self._routes.get((policy, alias))
-        return route.choose(session) if isinstance(route, Split) else route
+    def route(self, policy: str, alias: str) -> ServedVersion | Split | None:
+        """The version that answers for an alias, or those that share its calls; the policy may be
+        "" if there is only one."""
+        return self._routes.get((policy, alias))
 
     def states(self) -> list[PolicyState]:
         """All policies by name."""

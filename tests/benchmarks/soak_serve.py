@@ -3,10 +3,12 @@
     python tests/benchmarks/soak_serve.py [--minutes 10] [--share 0.7] [--transport auto]
 
 First as many calls as the callers manage, for a few seconds; then a share of that rate for the
-time asked, while a version is published and promoted every 10 s and callers of the worst kinds
-come and go (see soak_hostile.py). Prints what it saw every 10 s and, at the end, a table; writes
-build/bench/soak.json. Exit code 1 when a call failed that nobody meant to fail, a wrong call was
-not answered as it must be, or the service holds on to memory.
+time asked, while a version is published and promoted every 10 s, callers of the worst kinds come
+and go (see soak_hostile.py), and one reports what came of its decisions while the Redis that keeps
+them is killed every minute and comes back (see soak_outcomes.py). Prints what it saw every 10 s
+and, at the end, a table; writes build/bench/soak.json. Exit code 1 when a call failed that nobody
+meant to fail, a wrong call was not answered as it must be, no outcome counted after the last
+death, or the service holds on to memory.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from inference_process import InferenceProcess
 from soak_hostile import ACT, Hostility, harass
+from soak_outcomes import MortalRedis, act_and_report, mortal_redis
 from tiny_policies import dense_model, publish, random_layers
 
 from services.common.registry import PolicyRegistry
@@ -43,6 +46,7 @@ LAYERS = [4, 64, 64, 2]
 CONNECTIONS = 8
 FINDING_OUT_S = 5.0
 RELOAD_S = 10.0
+DEATH_S = 60.0
 MEMORY_EVERY_S = 1.0
 # What may come on top between the second fifth of the time and the last, for allocators.
 MEMORY_GROWTH = 1.05
@@ -99,7 +103,11 @@ async def watch_memory(process: psutil.Process, sizes: list[int]) -> None:
 
 
 async def soak(
-    service: InferenceProcess, registry: PolicyRegistry, minutes: float, share: float
+    service: InferenceProcess,
+    registry: PolicyRegistry,
+    redis: MortalRedis,
+    minutes: float,
+    share: float,
 ) -> dict[str, Any]:
     """Find out how much goes, then go on at a share of it."""
     alone = (("grpc.use_local_subchannel_pool", 1),)
@@ -109,24 +117,32 @@ async def soak(
     most = len((await load(channels, FINDING_OUT_S, None)).latencies_s) / FINDING_OUT_S
     print(f"{most:,.0f} calls/s at the most; {share:.0%} of that for {minutes:g} minutes")
     hostility, sizes, stretches = Hostility(), list[int](), list[Seen]()
+    outcomes = list[Counter[str]]()
+    said = Counter[str]()
     beside = [
         asyncio.create_task(work)
         for work in (
             publish_on(registry),
             harass(service.address, hostility),
+            act_and_report(service.address, said),
+            redis.die_every(min(DEATH_S, 20 * minutes)),
             watch_memory(psutil.Process(service.process.pid), sizes),
         )
     ]
     ends = time.monotonic() + 60 * minutes
     while (left := ends - time.monotonic()) > 0:
+        before = said.copy()
         stretches.append(await load(channels, min(RELOAD_S, left), most * share))
+        outcomes.append(said - before)
         _say(stretches[-1], left, sizes[-1])
     for task in beside:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
     await asyncio.gather(*(channel.close() for channel in channels))
-    return _summary(most, stretches, hostility, sizes)
+    report = {"redis_killed": redis.deaths, "outcomes": dict(said)}
+    kept_up = outcomes[-1]["counted"] > 0 and not any("failed" in word for word in said)
+    return report | _summary(most, stretches, hostility, sizes, kept_up)
 
 
 def _say(seen: Seen, left: float, resident: int) -> None:
@@ -140,7 +156,7 @@ def _say(seen: Seen, left: float, resident: int) -> None:
 
 
 def _summary(
-    most: float, stretches: list[Seen], hostility: Hostility, sizes: list[int]
+    most: float, stretches: list[Seen], hostility: Hostility, sizes: list[int], kept_up: bool
 ) -> dict[str, Any]:
     latencies = np.concatenate([seen.latencies_s for seen in stretches]) * 1e3
     fifth = max(len(sizes) // 5, 1)
@@ -159,7 +175,8 @@ def _summary(
         "resident_bytes_early": early,
         "resident_bytes_late": late,
         "held": bool(
-            not any(seen.failures for seen in stretches)
+            kept_up
+            and not any(seen.failures for seen in stretches)
             and not hostility.wrong
             and late <= early * MEMORY_GROWTH
         ),
@@ -181,16 +198,20 @@ def main() -> None:
         folder = Path(name)
         registry = PolicyRegistry(str(folder / "policies"))
         publish(registry, dense_model(random_layers(LAYERS)))
-        service = InferenceProcess(
-            folder / "policies",
-            folder / "log",
-            inference_poll_s=1,
-            inference_transport=arguments.transport,
-        )
-        try:
-            report = asyncio.run(soak(service, registry, arguments.minutes, arguments.share))
-        finally:
-            service.stop()
+        with mortal_redis(folder / "redis") as redis:
+            service = InferenceProcess(
+                folder / "policies",
+                folder / "log",
+                inference_poll_s=1,
+                inference_transport=arguments.transport,
+                redis_url=redis.url,
+            )
+            try:
+                report = asyncio.run(
+                    soak(service, registry, redis, arguments.minutes, arguments.share)
+                )
+            finally:
+                service.stop()
     report = {"transport": arguments.transport, **report}
     _show(report)
     REPORT.parent.mkdir(parents=True, exist_ok=True)

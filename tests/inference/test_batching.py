@@ -60,7 +60,7 @@ def encode(question: Question, decisions: Decisions, start: int) -> bytes:
 
 def lean(angle: float, rows: int = 1, **rest: object) -> Question:
     observations = np.full((rows, 4), [0, 0, angle, 0], dtype=np.float32)
-    return Question(PendingCall(), encode, observations, **rest)
+    return Question(PendingCall(), encode, observations, rows, **rest)
 
 
 def answers(batcher: Batcher, questions: Sequence[Question]) -> list[Reply]:

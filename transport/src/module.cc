@@ -14,17 +14,45 @@ using namespace nb::literals;
 namespace tutelage {
 namespace {
 
-// The function for replies that come late. Calls share it with their server, which empties it
-// when it stops: it leads back to handlers, and they may keep calls, in a circle.
-struct Late {
-  nb::object answer;
+// Python's functions that a server calls. Its calls share them; it empties them when it stops,
+// for they lead back to handlers, and those may keep calls, in a circle.
+struct Functions {
+  nb::object answer;  // takes a call and its reply, which came late
+  nb::object handle;  // takes calls in a list
+};
+
+// The GIL, for a thread of gRPC's. What Python keeps of the thread is made once and kept as long
+// as the thread lives: to make it for every call would cost as much as to parse one.
+class Guest {
+ public:
+  Guest() {
+    static thread_local Stay stay;
+    if (stay.state) {
+      PyEval_RestoreThread(stay.state);
+    } else {
+      stay.hold = PyGILState_Ensure();
+      stay.state = PyThreadState_Get();
+    }
+  }
+  ~Guest() { PyEval_SaveThread(); }
+
+ private:
+  struct Stay {
+    PyThreadState* state = nullptr;
+    PyGILState_STATE hold = PyGILState_UNLOCKED;
+    ~Stay() {
+      if (!state) return;
+      PyEval_RestoreThread(state);
+      PyGILState_Release(hold);
+    }
+  };
 };
 
 // Python's hold on a call. Dropped without an answer, it ends the call.
 class Handle {
  public:
-  Handle(std::shared_ptr<Rpc> rpc, nb::object method, std::shared_ptr<Late> late)
-      : rpc(std::move(rpc)), method(std::move(method)), late(std::move(late)) {}
+  Handle(std::shared_ptr<Rpc> rpc, nb::object method, std::shared_ptr<Functions> functions)
+      : rpc(std::move(rpc)), method(std::move(method)), functions(std::move(functions)) {}
   Handle(Handle&&) = default;
   ~Handle() {
     if (rpc && !rpc->over()) rpc->finish({grpc::StatusCode::INTERNAL, "the call was not answered"});
@@ -32,7 +60,7 @@ class Handle {
 
   std::shared_ptr<Rpc> rpc;
   nb::object method;  // its full name
-  std::shared_ptr<Late> late;
+  std::shared_ptr<Functions> functions;
 };
 
 nb::bytes to_python(const grpc::ByteBuffer& buffer) {
@@ -86,15 +114,17 @@ Answer to_answer(const Handle& call, nb::handle reply) {
 
 class PyServer {
  public:
-  PyServer(const Options& options, const nb::dict& methods, nb::object answer)
-      : late_(std::make_shared<Late>(Late{std::move(answer)})) {
+  PyServer(const Options& options, const nb::dict& methods, nb::object answer, nb::object handle)
+      : functions_(std::make_shared<Functions>(Functions{std::move(answer), std::move(handle)})) {
     std::unordered_map<std::string, Method> table;
     for (const auto& [name, kind] : methods) {
       table[nb::cast<std::string>(name)] = {names_.size(), static_cast<Kind>(nb::cast<int>(kind))};
       names_.append(name);
     }
+    std::function<void(std::shared_ptr<Rpc>)> lead;
+    if (!functions_->handle.is_none()) lead = [this](auto rpc) { this->lead(std::move(rpc)); };
     nb::gil_scoped_release unlocked;
-    server_ = std::make_unique<Server>(options, std::move(table));
+    server_ = std::make_unique<Server>(options, std::move(table), std::move(lead));
   }
 
   ~PyServer() {
@@ -155,7 +185,8 @@ class PyServer {
       nb::gil_scoped_release unlocked;
       server_->shutdown(grace_s);
     }
-    late_->answer.reset();
+    functions_->answer.reset();
+    functions_->handle.reset();
   }
 
  private:
@@ -173,14 +204,29 @@ class PyServer {
     }
   }
 
+  // In a thread of gRPC's.
+  void lead(std::shared_ptr<Rpc> rpc) {
+    if (rpc->over()) return;
+    Guest guest;
+    const auto work = functions_->handle;
+    if (!work.is_valid()) return;
+    try {
+      nb::list calls;
+      calls.append(handle(std::move(rpc)));
+      work(calls);
+    } catch (nb::python_error& error) {
+      error.discard_as_unraisable("a call's handler");
+    }
+  }
+
   nb::object handle(std::shared_ptr<Rpc> rpc) {
     const auto method = rpc->method();
-    return nb::cast(Handle(std::move(rpc), names_[method], late_));
+    return nb::cast(Handle(std::move(rpc), names_[method], functions_));
   }
 
   std::unique_ptr<Server> server_;
   nb::list names_;
-  std::shared_ptr<Late> late_;
+  std::shared_ptr<Functions> functions_;
 };
 
 }  // namespace
@@ -200,7 +246,7 @@ NB_MODULE(_native, module) {
       .def("cancelled", [](const Handle& self) { return self.rpc->over(); })
       .def("answer",
            [](nb::handle_t<Handle> self, nb::object reply) {
-             const auto answer = nb::inst_ptr<Handle>(self)->late->answer;
+             const auto answer = nb::inst_ptr<Handle>(self)->functions->answer;
              if (answer.is_valid()) answer(self, reply);
            })
       .def("read", [](const Handle& self) { self.rpc->read(); })
@@ -218,15 +264,15 @@ NB_MODULE(_native, module) {
           "__init__",
           [](PyServer* self, std::string address, const nb::dict& methods,
              std::map<std::string, int> arguments, nb::object answer, std::size_t most_calls,
-             std::size_t most_bytes, const nb::bytes& certificate, const nb::bytes& key,
+             std::size_t most_bytes, nb::object handle, const nb::bytes& certificate, const nb::bytes& key,
              const nb::bytes& client_authority) {
             const auto text = [](const nb::bytes& pem) { return std::string(pem.c_str(), pem.size()); };
             const Options options{std::move(address), std::move(arguments), text(certificate),
                                   text(key), text(client_authority), most_calls, most_bytes};
-            new (self) PyServer(options, methods, std::move(answer));
+            new (self) PyServer(options, methods, std::move(answer), std::move(handle));
           },
-          "address"_a, nb::kw_only(), "methods"_a, "arguments"_a, "answer"_a, "most_calls"_a,
-          "most_bytes"_a, "certificate"_a = nb::bytes("", 0), "key"_a = nb::bytes("", 0),
+          "address"_a, nb::kw_only(), "methods"_a, "arguments"_a, "answer"_a, "most_calls"_a, "most_bytes"_a,
+          "handle"_a.none() = nb::none(), "certificate"_a = nb::bytes("", 0), "key"_a = nb::bytes("", 0),
           "client_authority"_a = nb::bytes("", 0))
       .def_prop_ro("port", &PyServer::port)
       .def_prop_ro("open", &PyServer::open)

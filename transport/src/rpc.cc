@@ -21,7 +21,9 @@ Rpc* Rpc::start(std::shared_ptr<Lanes> lanes, const Method* method,
 
 Rpc::Rpc(std::shared_ptr<Lanes> lanes, const Method& method,
          grpc::GenericCallbackServerContext* context)
-    : lanes_(std::move(lanes)), method_(method), context_(context) {}
+    : lanes_(std::move(lanes)), method_(method), context_(context) {
+  if (method_.kind == Kind::kBatch) ++lanes_->batched;
+}
 
 bool Rpc::admit() {
   counted_ = true;
@@ -36,12 +38,16 @@ void Rpc::refuse(const char* what) {
 }
 
 bool Rpc::claim() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return !over_.exchange(true);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (over_.exchange(true)) return false;
+  }
+  if (method_.kind == Kind::kBatch) --lanes_->batched;
+  return true;
 }
 
 void Rpc::tell(What what, grpc::ByteBuffer content) {
-  lanes_->events.push({what, shared_from_this(), std::move(content)}, 0);
+  lanes_->events.push({what, shared_from_this(), std::move(content)}, 0, false);
 }
 
 std::vector<std::pair<std::string, std::string>> Rpc::metadata() {
@@ -98,8 +104,21 @@ void Rpc::OnReadDone(bool ok) {
   } else {
     arrived_ = Clock::now();
     if (method_.kind == Kind::kUnary) return tell(What::kCall);
-    if (lanes_->calls.push(shared_from_this(), request_.Length())) return;
-    refuse("waiting");
+    // Where others are under way, it is better to wait for them and be handled together.
+    const bool may_lead = lanes_->lead && lanes_->batched == 1;
+    const auto pushed = lanes_->calls.push(shared_from_this(), request_.Length(), may_lead);
+    if (pushed == Lane<std::shared_ptr<Rpc>>::Pushed::kRefused) return refuse("waiting");
+    if (pushed == Lane<std::shared_ptr<Rpc>>::Pushed::kLeads) lead();
+  }
+}
+
+void Rpc::lead() {
+  // gRPC looks after the calls' ends when this thread comes back to it: not too late.
+  constexpr int most = 16;
+  std::optional<std::shared_ptr<Rpc>> next = shared_from_this();
+  for (int led = 1; next; ++led) {
+    lanes_->lead(std::move(*next));
+    next = lanes_->calls.rest(led < most);
   }
 }
 

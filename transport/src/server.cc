@@ -19,9 +19,11 @@ std::shared_ptr<grpc::ServerCredentials> credentials(const Options& options) {
 
 }  // namespace
 
-Server::Server(const Options& options, std::unordered_map<std::string, Method> methods)
+Server::Server(const Options& options, std::unordered_map<std::string, Method> methods,
+               std::function<void(std::shared_ptr<Rpc>)> lead)
     : methods_(std::move(methods)),
       lanes_(std::make_shared<Lanes>(options.most_calls, options.most_bytes)) {
+  lanes_->lead = std::move(lead);
   grpc::ServerBuilder builder;
   for (const auto& [name, value] : options.arguments) builder.AddChannelArgument(name, value);
   builder.AddListeningPort(options.address, credentials(options), &port_);
@@ -33,9 +35,11 @@ Server::Server(const Options& options, std::unordered_map<std::string, Method> m
 Server::~Server() { shutdown(0); }
 
 void Server::shutdown(double grace_s) {
+  if (!server_) return;
   const auto grace = std::chrono::duration_cast<std::chrono::system_clock::duration>(
       std::chrono::duration<double>(grace_s));
   server_->Shutdown(std::chrono::system_clock::now() + grace);
+  server_.reset();
   lanes_->calls.close();
   lanes_->events.close();
 }

@@ -21,7 +21,8 @@ struct Options {
 class Server final : private grpc::CallbackGenericService {
  public:
   // Listens at once. Throws std::runtime_error when the address cannot be had.
-  Server(const Options& options, std::unordered_map<std::string, Method> methods);
+  Server(const Options& options, std::unordered_map<std::string, Method> methods,
+         std::function<void(std::shared_ptr<Rpc>)> lead);
   ~Server() override;
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -30,7 +31,7 @@ class Server final : private grpc::CallbackGenericService {
   Lanes& lanes() { return *lanes_; }
 
   // Takes no new calls, gives those under way so many seconds, cancels the rest, and closes the
-  // lanes. Blocks until no call is left.
+  // lanes. Blocks until no call is left, and no thread of gRPC's that has met Python.
   void shutdown(double grace_s);
 
  private:

@@ -53,6 +53,9 @@ class Server:
         as a stream of events. Others are UNIMPLEMENTED.
     arguments: gRPC's channel arguments.
     answer: called by `Call.answer` with the call and its reply.
+    handle: called with calls as `take` gives them, from threads of the server's own, while the
+        thread that takes is idle: it need not be woken for a call that comes alone. Never at the
+        same time as itself, or as that thread is between two takes. None: all wait for that.
     most_calls, most_bytes: what may wait to be taken; more is RESOURCE_EXHAUSTED at once.
     certificate, key, client_authority: PEM. Without the first there is no TLS; with the last,
         clients must show a certificate that it signed.
@@ -70,6 +73,7 @@ class Server:
         answer: Callable[[Call, object], None],
         most_calls: int,
         most_bytes: int,
+        handle: Callable[[list[Call]], None] | None = None,
         certificate: bytes = b"",
         key: bytes = b"",
         client_authority: bytes = b"",
@@ -89,7 +93,10 @@ class Server:
         """Calls whose callers had left before they were taken, so far."""
 
     def take(self, most: int) -> list[Call]:
-        """Wait for calls, and take all there are up to so many. None: the server has stopped."""
+        """Wait for calls, and take all there are up to so many. None: the server has stopped.
+
+        For one thread.
+        """
 
     def events(self) -> list[tuple[int, int, Call | bytes | None]]:
         """Wait for events: what happened, the call's id, and with it
@@ -108,4 +115,7 @@ class Server:
         """
 
     def shutdown(self, grace_s: float) -> None:
-        """Take no new calls, cancel what is not over in time, then stop. Blocks until then."""
+        """Take no new calls, cancel what is not over in time, then stop. Blocks until then.
+
+        To be called before the interpreter ends.
+        """

@@ -1,12 +1,14 @@
 """Tables of methods on the transport that is native: C++ owns the connections (see transport/).
 
-One thread takes all calls that wait and answers them batch by batch. What happens to calls that
-are answered one by one, or message by message, another thread tells to the event loop.
+One thread takes all calls that wait and answers them batch by batch; a call that comes while it
+is idle is answered in the thread that brought it. What happens to calls that are answered one by
+one, or message by message, another thread tells to the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 import weakref
@@ -52,8 +54,12 @@ class NativeTransport:
             address,
             methods={path: _KINDS.get(type(m), _STREAM) for path, m in self._methods.items()},
             answer=lambda call, reply: self._finish(call.method, [call], [reply]),  # type: ignore[list-item]
+            handle=self._handle,
             **options,
         )
+        # A thread of the server's must not meet an interpreter that is at its end.
+        self._shutdown = self._server.shutdown
+        atexit.register(self._shutdown, 0)
         self.port = self._server.port
         _LOST.transports.add(self)
         self._threads = [
@@ -68,9 +74,10 @@ class NativeTransport:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, and cancel those that are not over after so many seconds."""
-        await asyncio.to_thread(self._server.shutdown, grace_s)
+        await asyncio.to_thread(self._shutdown, grace_s)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
+        atexit.unregister(self._shutdown)
 
     def lost(self) -> tuple[int, int]:
         """Calls so far that there was no room for, and those whose callers left too early."""
@@ -78,13 +85,16 @@ class NativeTransport:
 
     def _take(self) -> None:
         while calls := self._server.take(MOST_AT_ONCE):
-            by_method: dict[str, list[transport.Call]] = {}
-            for call in calls:
-                by_method.setdefault(call.method, []).append(call)
-            for path, group in by_method.items():
-                self._finish(path, group, self._handle(path, group))
+            self._handle(calls)
 
-    def _handle(self, path: str, calls: Sequence[transport.Call]) -> Sequence[Reply | None]:
+    def _handle(self, calls: Sequence[transport.Call]) -> None:
+        by_method: dict[str, list[transport.Call]] = {}
+        for call in calls:
+            by_method.setdefault(call.method, []).append(call)
+        for path, group in by_method.items():
+            self._finish(path, group, self._replies(path, group))
+
+    def _replies(self, path: str, calls: Sequence[transport.Call]) -> Sequence[Reply | None]:
         method = self._methods[path]
         assert isinstance(method, BatchMethod)
         try:
