@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.native
 
 # Compiled for the machine at hand, so built where a compiler and gRPC's headers are, and done
 # without elsewhere: nothing but speed depends on it.
-$(VENV)/.native: $(VENV)/.run $(wildcard transport/*.t* transport/src/* transport/tutelage_transport/*.py*)
+$(VENV)/.native: $(VENV)/.run $(wildcard services/transport/*.t* services/transport/src/* services/transport/tutelage_transport/*.py*)
 	@$(MAKE) --no-print-directory native
 	@touch $@
 
@@ -34,7 +34,7 @@ native: $(VENV)/.run ## Build the inference service's native transport, if there
 	@if ! { command -v c++ && command -v pkg-config && pkg-config --exists grpc++; } >/dev/null 2>&1; then \
 	  echo "Native transport not built, Act is served by grpc.aio (Debian: apt-get install g++ pkg-config libgrpc++-dev)"; \
 	elif echo "Building the native transport (a minute) …"; \
-	  ! $(PIP) install --quiet ./transport >$(VENV)/native.log 2>&1; then \
+	  ! $(PIP) install --quiet ./services/transport >$(VENV)/native.log 2>&1; then \
 	  echo "Native transport not built, Act is served by grpc.aio; the reason is in $(VENV)/native.log"; \
 	fi
 
