@@ -161,7 +161,7 @@ def test_what_is_published_says_where_it_came_from_and_acts_as_it_was_judged(rig
     assert list(manifest.files) == ["weights.safetensors"]
     assert manifest.observations is not None
     assert len(manifest.observations.mean) == len(manifest.observations.std) == 1
-    assert manifest.observations.count > 3
+    assert manifest.observations.count == 3  # episodes of one step
 
 
 def test_a_policy_without_action_values_is_published_without_weights(rig: Rig) -> None:
