@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import warnings
 
 from services.common.errors import TutelageError
 from services.common.settings import load
@@ -24,6 +25,8 @@ def main() -> None:
     try:
         settings = load(InferenceSettings)
         configure_logging("inference", settings.log_format, settings.log_level)
+        # Sums of squares tell what is finite; that one may overflow is known, and looked into.
+        warnings.filterwarnings("ignore", "overflow encountered in dot", RuntimeWarning)
         asyncio.run(serve(settings))
     except TutelageError as error:
         sys.exit(f"inference: {error}")

@@ -47,9 +47,13 @@ class PolicyManifest(BaseModel):
 
 
 class AliasState(BaseModel):
-    """The version an alias points at, and those it pointed at before, newest last."""
+    """The version an alias points at, and those it pointed at before, newest last.
+
+    share: of the calls that follow `stable`, those it answers (`canary`) or is shown (`shadow`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Annotated[int, Field(ge=1)]
     previous: tuple[int, ...] = ()
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
