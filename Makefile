@@ -55,7 +55,7 @@ learn: $(VENV)/.dev ## Train the presets on many seeds (hours): ROWS=cartpole-dq
 	@$(BIN)/python tests/benchmarks/learn.py \
 	  $(if $(ROWS),--rows $(subst $(COMMA), ,$(ROWS))) $(if $(SEEDS),--seeds $(SEEDS))
 
-bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s, p50, p99
+bench-serve: $(VENV)/.dev ## Act beside a bare C++ echo, grpc.aio and Triton (installed on demand): calls/s, µs
 	@$(BIN)/python tests/benchmarks/bench_serve.py
 
 soak: $(VENV)/.dev ## Ten minutes of load on inference: new versions, hostile callers, a Redis that dies
