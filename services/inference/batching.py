@@ -214,8 +214,8 @@ def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisi
     if all(map(_is_plain, questions)):
         decisions = runner.decide(runner.run(observations))
     else:
-        masks = _masks(questions, runner.spec.actions)
         counts = [question.rows for question in questions]
+        masks = joined_masks([q.masks for q in questions], counts, runner.spec.actions)
         decisions = runner.decide(
             runner.run(observations, masks),
             masks=masks,
@@ -231,24 +231,20 @@ def _is_plain(question: Question) -> bool:
     return question.seeds is None and question.masks is None and question.temperature == 1.0
 
 
-def gathered(questions: Sequence[Question], actions: int) -> tuple[Observations, Masks | None]:
-    """The observations of questions, and their masks, as one batch."""
-    return _together(questions), _masks(questions, actions)
-
-
 def _together(questions: Sequence[Question]) -> Observations:
     if len(questions) == 1:
         return questions[0].observations
     return np.concatenate([question.observations for question in questions])
 
 
-def _masks(questions: Sequence[Question], actions: int) -> Masks | None:
-    if all(question.masks is None for question in questions):
+def joined_masks(masks: Sequence[Masks | None], rows: Sequence[int], actions: int) -> Masks | None:
+    """The masks of questions of so many rows as one array; None allows all."""
+    if all(mask is None for mask in masks):
         return None
     return np.concatenate(
         [
-            np.ones((q.rows, actions), dtype=np.bool_) if q.masks is None else q.masks
-            for q in questions
+            np.ones((count, actions), dtype=np.bool_) if mask is None else mask
+            for mask, count in zip(masks, rows, strict=True)
         ]
     )
 

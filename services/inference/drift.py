@@ -14,6 +14,7 @@ from services.inference import metrics
 from services.inference.batching import Question
 from services.inference.distribution import Decisions
 from services.inference.gathering import Gatherer
+from services.inference.runner import Observations
 from services.inference.versions import ServedVersion
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +40,7 @@ class Drift:
         self._mean, self._std = np.array(statistics.mean), np.array(statistics.std)
         self._window = np.empty((0, len(self._mean)))
         self._over = False
-        self._looking = Gatherer[Sequence[Question]]("drift", self._look, WAITING)
+        self._looking = Gatherer[list[Observations]]("drift", self._look, WAITING)
 
     def attach(self) -> None:
         """Begin to look."""
@@ -60,13 +61,13 @@ class Drift:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._period_s
-            self._looking.add(questions)
+            self._looking.add([question.observations for question in questions])
 
     def failed(self, question: Question) -> None:
         """It has not been answered."""
 
-    def _look(self, batches: list[Sequence[Question]]) -> None:
-        new = [measured(q.observations)[:WINDOW] for questions in batches for q in questions]
+    def _look(self, batches: list[list[Observations]]) -> None:
+        new = [measured(observations)[:WINDOW] for batch in batches for observations in batch]
         self._window = np.concatenate([self._window, *new])[-WINDOW:]
         if len(self._window) < FEWEST or self._over:
             return
