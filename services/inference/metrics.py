@@ -112,3 +112,14 @@ SHADOW_ERRORS = Counter(
     "Batches that the shadow could not decide on.",
     ["policy"],
 )
+DRIFT = Gauge(
+    "tutelage_inference_observation_drift",
+    "How far the mean of the last 1000 observations that were looked at is from that of training, "
+    "in the element that moved most, in standard deviations of training.",
+    ["policy", "version"],
+)
+UNUSUAL = Gauge(
+    "tutelage_inference_observations_unusual",
+    "Share of these observations with an element that is more than 5 standard deviations off.",
+    ["policy", "version"],
+)

@@ -1,4 +1,4 @@
-"""Keeps what watches canaries and shadows in step with what the aliases say."""
+"""Keeps what watches canaries, shadows and observations in step with what the aliases say."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import structlog
 from services.common.errors import TutelageError
 from services.inference import metrics
 from services.inference.canary import CanaryGuard, CanaryLimits
+from services.inference.drift import Drift, can_drift
 from services.inference.shadow import Shadow
-from services.inference.split import SHADOW, STABLE, Split
+from services.inference.split import CANARY, SHADOW, STABLE, Split
 from services.inference.versions import Catalogue, PolicyState
 
 log = structlog.get_logger()
@@ -22,6 +23,7 @@ class Rollouts:
 
     Args:
         stop_canary: takes a canary's share from it, by policy and version.
+        drift_s: between two batches of a version whose observations are looked at; 0: never.
     """
 
     def __init__(
@@ -29,17 +31,21 @@ class Rollouts:
         catalogue: Catalogue,
         limits: CanaryLimits,
         stop_canary: Callable[[str, int], Awaitable[None]],
+        drift_s: float = 0.0,
     ) -> None:
         self._catalogue, self._limits, self._stop_canary = catalogue, limits, stop_canary
         self._loop = asyncio.get_running_loop()
         self._guards: dict[str, CanaryGuard] = {}
         self._shadows: dict[str, Shadow] = {}
+        self._drift_s, self._drifts = drift_s, dict[tuple[str, str], Drift]()
         self._stopping: set[asyncio.Task[None]] = set()
 
     def follow(self, state: PolicyState) -> None:
         """Watch what a policy's aliases say now."""
         self._follow_canary(state.name)
         self._follow_shadow(state)
+        for alias in (STABLE, CANARY) if self._drift_s else ():
+            self._follow_drift(state, alias)
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -47,6 +53,8 @@ class Rollouts:
             guard.detach()
         for shadow in self._shadows.values():
             shadow.detach()
+        for drift in self._drifts.values():
+            drift.detach()
 
     def _follow_canary(self, policy: str) -> None:
         split, guard = self._catalogue.split(policy), self._guards.get(policy)
@@ -75,6 +83,19 @@ class Rollouts:
             assert other is not None
             shadow = self._shadows[state.name] = Shadow(state.name, stable, other, share)
             shadow.attach()
+
+    def _follow_drift(self, state: PolicyState, alias: str) -> None:
+        served, known = state.serving.get(alias), self._drifts.get((state.name, alias))
+        if alias == CANARY and served is state.serving.get(STABLE):
+            served = None  # it is looked at already
+        if known is not None:
+            if known.served is served:
+                return
+            known.detach()
+            del self._drifts[state.name, alias]
+        if served is not None and can_drift(served):
+            drift = self._drifts[state.name, alias] = Drift(state.name, served, self._drift_s)
+            drift.attach()
 
     def _stopper(self, split: Split) -> Callable[[str, str], None]:
         def stop(kind: str, reason: str) -> None:

@@ -52,7 +52,12 @@ class InferenceService:
             registry, catalogue, loader, poll_s=settings.inference_poll_s
         )
         self.core = PolicyCore(registry, catalogue, loader, self.watcher)
-        self._rollouts = Rollouts(catalogue, settings.canary_limits(), self.core.stop_canary)
+        self._rollouts = Rollouts(
+            catalogue,
+            settings.canary_limits(),
+            self.core.stop_canary,
+            settings.inference_drift_period_ms / 1000,
+        )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
 

@@ -59,6 +59,11 @@ class InferenceSettings(PlatformSettings):
     inference_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port on which Prometheus reads /metrics; 0 for none."
     )
+    inference_drift_period_ms: Annotated[float, Field(ge=0)] = Field(
+        100.0,
+        description="Milliseconds between two batches of a version whose observations are compared "
+        "with those of its training; 0 for never.",
+    )
     inference_canary_errors: Annotated[int, Field(ge=1)] = Field(
         3,
         description="Questions within a minute that a canary cannot answer and the stable version "
