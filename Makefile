@@ -8,7 +8,7 @@ STUBS := clients/python/tutelage/v1
 PROTOS := $(wildcard protos/tutelage/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help native run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo lint format type proto k8s-check clean
+.PHONY: help native run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo bench-outcomes lint format type proto k8s-check clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.native
 
 # Compiled for the machine at hand, so built where a compiler and gRPC's headers are, and done
 # without elsewhere: nothing but speed depends on it.
-$(VENV)/.native: $(VENV)/.run $(wildcard transport/*.t* transport/src/* transport/tutelage_transport/*.py*)
+$(VENV)/.native: $(VENV)/.run $(wildcard services/transport/*.t* services/transport/src/* services/transport/tutelage_transport/*.py*)
 	@$(MAKE) --no-print-directory native
 	@touch $@
 
@@ -34,7 +34,7 @@ native: $(VENV)/.run ## Build the inference service's native transport, if there
 	@if ! { command -v c++ && command -v pkg-config && pkg-config --exists grpc++; } >/dev/null 2>&1; then \
 	  echo "Native transport not built, Act is served by grpc.aio (Debian: apt-get install g++ pkg-config libgrpc++-dev)"; \
 	elif echo "Building the native transport (a minute) …"; \
-	  ! $(PIP) install --quiet ./transport >$(VENV)/native.log 2>&1; then \
+	  ! $(PIP) install --quiet ./services/transport >$(VENV)/native.log 2>&1; then \
 	  echo "Native transport not built, Act is served by grpc.aio; the reason is in $(VENV)/native.log"; \
 	fi
 
@@ -55,7 +55,7 @@ learn: $(VENV)/.dev ## Train the presets on many seeds (hours): ROWS=cartpole-dq
 	@$(BIN)/python tests/benchmarks/learn.py \
 	  $(if $(ROWS),--rows $(subst $(COMMA), ,$(ROWS))) $(if $(SEEDS),--seeds $(SEEDS))
 
-bench-serve: $(VENV)/.dev ## Act beside a gRPC server that does nothing: calls/s, p50, p99
+bench-serve: $(VENV)/.dev ## Act beside a bare C++ echo, grpc.aio and Triton (installed on demand): calls/s, µs
 	@$(BIN)/python tests/benchmarks/bench_serve.py
 
 soak: $(VENV)/.dev ## Ten minutes of load on inference: new versions, hostile callers, a Redis that dies
@@ -69,6 +69,9 @@ bench-train: $(VENV)/.dev ## Training beside Stable-Baselines3: env steps/s, sec
 
 bench-demo: $(VENV)/.dev ## The demo for 8 seeds: what people's labels made of 8 policies
 	@$(BIN)/python tests/benchmarks/bench_demo.py
+
+bench-outcomes: $(VENV)/.dev ## How an untrained policy gets better by what its own clients report
+	@$(BIN)/python tests/benchmarks/own_traffic.py
 
 lint: $(VENV)/.dev ## ruff and the import layers
 	@$(BIN)/ruff check .

@@ -28,6 +28,7 @@ COMMANDS = {
     "table": ("services.cli.table", "table", "Show the action values of every state."),
     "promote": ("services.cli.promote", "promote", "Point an alias at a version."),
     "rollback": ("services.cli.promote", "rollback", "Point an alias back where it was."),
+    "share": ("services.cli.promote", "share", "Give a canary a share of the calls."),
 }
 
 

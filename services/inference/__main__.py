@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import warnings
 
 from services.common.errors import TutelageError
 from services.common.settings import load
 from services.common.telemetry import configure_logging, serve_metrics
+from services.inference.memory import share_arenas
 from services.inference.service import InferenceService
 from services.inference.settings import InferenceSettings
 
@@ -22,8 +24,11 @@ async def serve(settings: InferenceSettings) -> None:
 def main() -> None:
     """Run the service; a setting or port that cannot be is one line on stderr and exit code 1."""
     try:
+        share_arenas()
         settings = load(InferenceSettings)
         configure_logging("inference", settings.log_format, settings.log_level)
+        # Sums of squares tell what is finite; that one may overflow is known, and looked into.
+        warnings.filterwarnings("ignore", "overflow encountered in dot", RuntimeWarning)
         asyncio.run(serve(settings))
     except TutelageError as error:
         sys.exit(f"inference: {error}")

@@ -22,6 +22,7 @@ from services.inference.core import PolicyCore
 from services.inference.decoding import decode_masks
 from services.inference.distribution import Seeds, row_seeds
 from services.inference.runner import Observations
+from services.inference.split import Split
 from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
@@ -78,6 +79,8 @@ class Acting:
                 replies[i] = unreadable(call.method, error)
                 continue
             served = self._core.served(request.policy, request.version, request.alias)
+            if isinstance(served, Split):
+                served = served.choose(request.session)
             if served is None:
                 self._loop.call_soon_threadsafe(self._load, call, request, ask)
                 continue

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 
@@ -54,8 +55,21 @@ Encode = Callable[[Question, Decisions, int], bytes]
 TakeOver = Callable[[Question, Decisions, int, bytes], Reply | None]
 
 
+class Observer(Protocol):
+    """Sees what a version does; is quick, and never raises."""
+
+    def ran(self, questions: Sequence[Question], decisions: Decisions, seconds: float) -> None:
+        """A batch took so long; the decisions' rows are those of the questions in order."""
+
+    def failed(self, question: Question) -> None:
+        """The version could not answer."""
+
+
 class Batcher:
-    """Runs the questions of one loaded version, whichever threads they come from."""
+    """Runs the questions of one loaded version, whichever threads they come from.
+
+    observers: see what it does.
+    """
 
     def __init__(
         self,
@@ -76,6 +90,7 @@ class Batcher:
         self._queue: deque[Question] = deque()
         self._rows = 0
         self._working = False
+        self.observers: tuple[Observer, ...] = ()
         self._policy = policy
         self._queued = metrics.QUEUE.labels(policy)
         self._ran = metrics.RUN.labels(policy)
@@ -156,11 +171,16 @@ class Batcher:
             ]
         except Exception as error:  # noqa: BLE001 - whatever it is, each of them is answered
             if len(questions) == 1:
+                for observer in self.observers:
+                    observer.failed(questions[0])
                 return [error]
             # One question the model cannot take must not fail the others.
             return [reply for question in questions for reply in self._replies([question])]
+        seconds = time.perf_counter() - started
         self._batch_rows.observe(len(decisions.log_probabilities))
-        self._ran.observe(time.perf_counter() - started)
+        self._ran.observe(seconds)
+        for observer in self.observers:
+            observer.ran(questions, decisions, seconds)
         if all(question.take_over is None for question in questions):
             return [*encoded]
         return [
@@ -190,15 +210,12 @@ def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Questio
 
 def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, Sequence[int]]:
     """Decisions for all rows, and the row at which each question's own start."""
-    if len(questions) == 1:
-        observations = questions[0].observations
-    else:
-        observations = np.concatenate([question.observations for question in questions])
+    observations = _together(questions)
     if all(map(_is_plain, questions)):
         decisions = runner.decide(runner.run(observations))
     else:
-        masks = _masks(questions, runner.spec.actions)
         counts = [question.rows for question in questions]
+        masks = joined_masks([q.masks for q in questions], counts, runner.spec.actions)
         decisions = runner.decide(
             runner.run(observations, masks),
             masks=masks,
@@ -214,13 +231,20 @@ def _is_plain(question: Question) -> bool:
     return question.seeds is None and question.masks is None and question.temperature == 1.0
 
 
-def _masks(questions: Sequence[Question], actions: int) -> Masks | None:
-    if all(question.masks is None for question in questions):
+def _together(questions: Sequence[Question]) -> Observations:
+    if len(questions) == 1:
+        return questions[0].observations
+    return np.concatenate([question.observations for question in questions])
+
+
+def joined_masks(masks: Sequence[Masks | None], rows: Sequence[int], actions: int) -> Masks | None:
+    """The masks of questions of so many rows as one array; None allows all."""
+    if all(mask is None for mask in masks):
         return None
     return np.concatenate(
         [
-            np.ones((q.rows, actions), dtype=np.bool_) if q.masks is None else q.masks
-            for q in questions
+            np.ones((count, actions), dtype=np.bool_) if mask is None else mask
+            for mask, count in zip(masks, rows, strict=True)
         ]
     )
 

@@ -15,16 +15,16 @@ from services.common.errors import (
 )
 from services.common.registry import AliasState, PolicyRegistry
 from services.common.registry.registry import check_name
+from services.inference.interface import check_interface
+from services.inference.split import CANARY, STABLE, Split
 from services.inference.versions import (
     Catalogue,
     Loader,
     PolicyState,
     ServedVersion,
-    check_interface,
 )
 from services.inference.watcher import RepositoryWatcher
 
-STABLE = "stable"
 R = TypeVar("R")
 
 
@@ -43,8 +43,9 @@ class PolicyCore:
         self._loader = loader
         self._watcher = watcher
 
-    def served(self, policy: str, version: int, alias: str) -> ServedVersion | None:
-        """The version that answers, if it is known by that name and in memory."""
+    def served(self, policy: str, version: int, alias: str) -> ServedVersion | Split | None:
+        """The version that answers, or those that share, if it is known by that name and in
+        memory."""
         if version:
             return self._loader.ready(policy, version)
         return self._catalogue.route(policy, alias or STABLE)
@@ -126,6 +127,30 @@ class PolicyCore:
         after = await self._in_thread(self._registry.rollback, state.name, alias)
         await self._watcher.refresh(state.name)
         return after.version, before[alias].version
+
+    async def set_share(self, policy: str, alias: str, share: float) -> None:
+        """Say which share of the calls for `stable` an alias has a part in; see `check_share`.
+
+        Raises:
+            NotFound: no such policy.
+            PreconditionFailed: when the alias points at nothing, or at what callers of `stable`
+                could not talk to.
+        """
+        state = await self._fresh(policy)
+        if share and alias in state.aliases:
+            await self._check_servable(state, STABLE, state.aliases[alias].version)
+        await self._in_thread(self._registry.set_share, state.name, alias, share)
+        await self._watcher.refresh(state.name)
+
+    async def stop_canary(self, policy: str, version: int) -> None:
+        """Have `stable` answer all calls: here at once, and everywhere by the repository.
+
+        Raises:
+            Unavailable: when the repository cannot be used; here it has stopped all the same.
+        """
+        self._catalogue.stop_canary(policy, version)
+        await self._in_thread(self._registry.set_share, policy, CANARY, 0.0)
+        await self._watcher.refresh(policy)
 
     async def _fresh(self, policy: str) -> PolicyState:
         # A version published a moment ago may be promoted before the watcher has seen it.

@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import structlog
+
+log = structlog.get_logger()
+
 Item = TypeVar("Item")
 AT_ONCE = 256
 
@@ -17,7 +21,8 @@ class Gatherer(Generic[Item]):
     While that is under way, others wait for the next call.
 
     Args:
-        run: must not raise.
+        run: should not raise; what it raises is logged, for the items to come must not wait for
+            a thread that is no more.
         most: items that may wait.
     """
 
@@ -40,11 +45,21 @@ class Gatherer(Generic[Item]):
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        while True:
-            items = [self._queue.get()]
-            while len(items) < AT_ONCE and not self._queue.empty():
-                items.append(self._queue.get())
-            if kept := [item for item in items if item is not None]:
-                self._run(kept)
-            if len(kept) < len(items):
-                return
+        while self._work_off():
+            pass
+
+    def _work_off(self) -> bool:
+        """Wait for items, and have them worked on; whether there may be more."""
+        items = [self._queue.get()]
+        while len(items) < AT_ONCE and not self._queue.empty():
+            items.append(self._queue.get())
+        kept = [item for item in items if item is not None]
+        if kept:
+            self._work_on(kept)
+        return len(kept) == len(items)
+
+    def _work_on(self, items: list[Item]) -> None:
+        try:
+            self._run(items)
+        except Exception:
+            log.exception("failed on what came together", thread=self._thread.name)

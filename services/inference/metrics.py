@@ -76,3 +76,50 @@ FEED_ERRORS = Counter(
     "Times that transitions could not be appended to the replay; they wait.",
     ["policy"],
 )
+CANARY_SHARE = Gauge(
+    "tutelage_inference_canary_share",
+    "Share of the calls for stable that the canary answers here.",
+    ["policy"],
+)
+CANARY_STOPPED = Counter(
+    "tutelage_inference_canary_stopped_total",
+    "Canaries that lost their share here, by why: errors, latency.",
+    ["policy", "reason"],
+)
+SHADOW_ROWS = Counter(
+    "tutelage_inference_shadow_rows_total",
+    "Observations that the shadow was shown.",
+    ["policy"],
+)
+SHADOW_DIFFERS = Counter(
+    "tutelage_inference_shadow_differs_total",
+    "Of these, those for which the shadow's greedy action is another than the stable version's.",
+    ["policy"],
+)
+SHADOW_KL = Histogram(
+    "tutelage_inference_shadow_kl",
+    "KL divergence of the shadow's distribution from the stable version's, in nats.",
+    "policy",
+    buckets=(1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+)
+SHADOW_SKIPPED = Counter(
+    "tutelage_inference_shadow_skipped_total",
+    "Observations that the shadow was not shown, for it is slower than they come.",
+    ["policy"],
+)
+SHADOW_ERRORS = Counter(
+    "tutelage_inference_shadow_errors_total",
+    "Batches that the shadow could not decide on.",
+    ["policy"],
+)
+DRIFT = Gauge(
+    "tutelage_inference_observation_drift",
+    "How far the mean of the last 1000 observations that were looked at is from that of training, "
+    "in the element that moved most, in standard deviations of training.",
+    ["policy", "version"],
+)
+UNUSUAL = Gauge(
+    "tutelage_inference_observations_unusual",
+    "Share of these observations with an element that is more than 5 standard deviations off.",
+    ["policy", "version"],
+)

@@ -19,6 +19,7 @@ from services.inference.core import PolicyCore
 from services.inference.feeding import Feeding
 from services.inference.outcome_stores import OutcomeStores
 from services.inference.reporting import Reporting
+from services.inference.rollouts import Rollouts
 from services.inference.runner import PolicyRunner
 from services.inference.servicer import ROLES, policy_service
 from services.inference.settings import InferenceSettings
@@ -51,6 +52,13 @@ class InferenceService:
             registry, catalogue, loader, poll_s=settings.inference_poll_s
         )
         self.core = PolicyCore(registry, catalogue, loader, self.watcher)
+        self._rollouts = Rollouts(
+            catalogue,
+            settings.canary_limits(),
+            self.core.stop_canary,
+            settings.inference_drift_period_ms / 1000,
+        )
+        self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
@@ -91,6 +99,7 @@ class InferenceService:
                 )
         finally:
             watching.cancel()
+            self._rollouts.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
 
 

@@ -12,8 +12,9 @@ from services.common.server.access import Role
 from services.common.server.calls import BatchMethod, Call, MethodTable, unary
 from services.common.wire import encode_spec, timestamp
 from services.inference.acting import Acting
-from services.inference.core import STABLE, PolicyCore
+from services.inference.core import PolicyCore
 from services.inference.reporting import Reporting
+from services.inference.split import STABLE, check_share
 from services.inference.versions import PolicyState
 from tutelage.v1 import policy_pb2 as pb
 
@@ -37,14 +38,25 @@ class PolicyServicer:
         return pb.ListPoliciesResponse(policies=map(self._policy, self._core.policies()))
 
     async def SetAlias(self, request: pb.SetAliasRequest, call: Call) -> pb.SetAliasResponse:
-        """Promotion or rollback."""
+        """Promotion or rollback, and a share of the calls."""
         alias = request.alias or STABLE
+        if request.HasField("share"):
+            check_share(alias, request.share)
+        response = await self._move(request, alias)
+        if request.HasField("share"):
+            await self._core.set_share(request.policy, alias, request.share)
+        return response
+
+    async def _move(self, request: pb.SetAliasRequest, alias: str) -> pb.SetAliasResponse:
         if request.WhichOneof("target") == "version":
             now, before = await self._core.set_alias(request.policy, alias, request.version)
         elif request.previous:
             now, before = await self._core.roll_back(request.policy, alias)
+        elif request.HasField("share"):
+            aliases = self._core.policy(request.policy).aliases
+            now = before = aliases[alias].version if alias in aliases else 0
         else:
-            raise InvalidInput("name a target: a version, or previous: true")
+            raise InvalidInput("name a target, a version or previous: true, or a share")
         return pb.SetAliasResponse(version=now, previous_version=before)
 
     def _policy(self, state: PolicyState) -> pb.Policy:
@@ -57,6 +69,7 @@ class PolicyServicer:
             ],
             aliases={alias: at.version for alias, at in state.aliases.items()},
             serving={alias: at.manifest.version for alias, at in state.serving.items()},
+            shares={alias: at.share for alias, at in state.aliases.items() if at.share},
         )
 
     def _version(self, state: PolicyState, version: int) -> pb.PolicyVersion:

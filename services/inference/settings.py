@@ -13,6 +13,7 @@ from services.common.server import ServerOptions, Tls
 from services.common.server.access import Access, read_tokens
 from services.common.server.bootstrap import Transport
 from services.common.settings import PlatformSettings, content_of, port_of
+from services.inference.canary import CanaryLimits
 from services.inference.outcome_stores import OutcomeLimits
 
 MIB = 1 << 20
@@ -57,6 +58,21 @@ class InferenceSettings(PlatformSettings):
     )
     inference_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port on which Prometheus reads /metrics; 0 for none."
+    )
+    inference_drift_period_ms: Annotated[float, Field(ge=0)] = Field(
+        100.0,
+        description="Milliseconds between two batches of a version whose observations are compared "
+        "with those of its training; 0 for never.",
+    )
+    inference_canary_errors: Annotated[int, Field(ge=1)] = Field(
+        3,
+        description="Questions within a minute that a canary cannot answer and the stable version "
+        "can, at which it loses its share of the calls.",
+    )
+    inference_canary_slower: Annotated[float, Field(gt=1)] = Field(
+        3.0,
+        description="How many times as long as the stable version's the slowest tenth of a "
+        "canary's batches may take, before it loses its share.",
     )
     inference_track_all: bool = Field(
         False,
@@ -113,6 +129,10 @@ class InferenceSettings(PlatformSettings):
         if self.inference_tokens is not None:
             return Access(read_tokens(self.inference_tokens))
         return Access(admin_is_open=is_loopback(self.host))
+
+    def canary_limits(self) -> CanaryLimits:
+        """What a canary may do."""
+        return CanaryLimits(self.inference_canary_errors, self.inference_canary_slower)
 
     def outcome_limits(self) -> OutcomeLimits:
         """How much is kept of decisions and outcomes, and how long."""

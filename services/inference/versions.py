@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from services.common.action_space import Discrete
 from services.common.errors import (
     DataCorrupted,
     ModelRejected,
@@ -27,6 +26,7 @@ from services.inference.batching import Batcher
 from services.inference.decoding import Decoder
 from services.inference.encoding import Encoder
 from services.inference.runner import PolicyRunner
+from services.inference.split import CANARY, STABLE, Split, split_of
 
 log = structlog.get_logger()
 
@@ -77,21 +77,42 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._states: Mapping[str, PolicyState] = {}
-        self._routes: Mapping[tuple[str, str], ServedVersion] = {}
+        self._routes: Mapping[tuple[str, str], ServedVersion | Split] = {}
+        self._stopped: set[tuple[str, int]] = set()
 
     def replace(self, state: PolicyState) -> None:
         """Put a policy's new state in place of its old one."""
-        states = {**self._states, state.name: state}
-        routes = {}
+        canary = state.aliases.get(CANARY)
+        if canary is None or not canary.share:  # it may be tried again
+            self._stopped = {(policy, v) for policy, v in self._stopped if policy != state.name}
+        self._states = {**self._states, state.name: state}
+        self._route()
+
+    def stop_canary(self, policy: str, version: int) -> None:
+        """Have `stable` answer all calls, until the canary has been without a share."""
+        self._stopped.add((policy, version))
+        self._route()
+
+    def split(self, policy: str) -> Split | None:
+        """How the calls for `stable` are shared out, if they are."""
+        route = self._routes.get((policy, STABLE))
+        return route if isinstance(route, Split) else None
+
+    def _route(self) -> None:
+        states, routes = self._states, dict[tuple[str, str], ServedVersion | Split]()
         for known in states.values():
-            for alias, served in known.serving.items():
+            answering: Mapping[str, ServedVersion | Split] = known.serving
+            if (split := split_of(known, self._stopped)) is not None:
+                answering = {**known.serving, STABLE: split}
+            for alias, served in answering.items():
                 routes[known.name, alias] = served
                 if len(states) == 1:
                     routes["", alias] = served
-        self._states, self._routes = states, routes
+        self._routes = routes
 
-    def route(self, policy: str, alias: str) -> ServedVersion | None:
-        """The version that answers for an alias; the policy may be "" if there is only one."""
+    def route(self, policy: str, alias: str) -> ServedVersion | Split | None:
+        """The version that answers for an alias, or those that share its calls; the policy may be
+        "" if there is only one."""
         return self._routes.get((policy, alias))
 
     def states(self) -> list[PolicyState]:
@@ -248,21 +269,6 @@ class Loader:
         return manifest, self._make_runner(published.model, manifest.spec)
 
 
-def check_interface(candidate: PolicyManifest, served: PolicyManifest) -> None:
-    """Refuse a version that callers of the one served could not talk to.
-
-    Raises:
-        ModelRejected: with both specs.
-    """
-    new, old = candidate.spec, served.spec
-    if _changed(new, old):
-        raise ModelRejected(
-            f"version {candidate.version} takes {_interface(new)}, but version "
-            f"{served.version}, which is served, takes {_interface(old)}; "
-            "publish it as a policy of another name"
-        )
-
-
 def read_policy(
     registry: PolicyRegistry, known: PolicyState
 ) -> tuple[dict[int, PolicyManifest], dict[int, str]]:
@@ -279,15 +285,3 @@ def read_policy(
         except NotFound:
             continue  # taken away since it was listed
     return manifests, damaged
-
-
-def _changed(new: PolicySpec, old: PolicySpec) -> bool:
-    """Whether callers would have to send or understand something else; names are for people."""
-    both = [spec.action.model_dump(exclude={"names"}) for spec in (new, old)]
-    return new.observation != old.observation or both[0] != both[1]
-
-
-def _interface(spec: PolicySpec) -> str:
-    taken = f"{spec.actions} actions" if isinstance(spec.action, Discrete) else str(spec.action)
-    has = "has" if isinstance(spec.action, Discrete) else "acts in"
-    return f"{spec.observation} and {has} {taken}"

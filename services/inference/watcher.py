@@ -6,19 +6,19 @@ Whatever is wrong with the repository, what is being served goes on being served
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from services.common.errors import DataCorrupted, NotFound, TutelageError
 from services.common.registry import AliasState, PolicyRegistry
 from services.inference import metrics
+from services.inference.interface import check_interface
 from services.inference.versions import (
     Catalogue,
     Loader,
     PolicyState,
     ServedVersion,
-    check_interface,
     read_policy,
 )
 
@@ -27,12 +27,16 @@ FALLBACKS = 5  # earlier versions tried when an alias's own cannot be served and
 
 
 class RepositoryWatcher:
-    """Keeps the catalogue in step with the repository."""
+    """Keeps the catalogue in step with the repository.
+
+    on_change: told of each policy that was looked at.
+    """
 
     def __init__(
         self, registry: PolicyRegistry, catalogue: Catalogue, loader: Loader, *, poll_s: float
     ) -> None:
         self.scanned = asyncio.Event()
+        self.on_change: Callable[[PolicyState], None] = lambda state: None
         self._registry = registry
         self._catalogue = catalogue
         self._loader = loader
@@ -80,6 +84,7 @@ class RepositoryWatcher:
         serving = await self._serving(before, aliases)
         after = PolicyState(policy, manifests, damaged, aliases, serving)
         self._catalogue.replace(after)
+        self.on_change(after)
         self._announce(before, after)
         if trouble is not None:
             raise trouble

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from services.common.errors import NotFound
+from services.common.observation_statistics import statistics_of
 from services.common.registry import Evaluation, PolicyManifest
 from services.common.spec import PolicySpec
 from services.trainer.config import RLHFRun, TrainingConfig
@@ -60,6 +61,7 @@ def publish(
         StorageFull: when the disk is full.
     """
     model = exporter.export(network, judged.observations)
+    statistics = statistics_of(judged.observations)
 
     def describe(version: int, digest: str) -> PolicyManifest:
         return PolicyManifest(
@@ -70,6 +72,7 @@ def publish(
             run_id=identity.run_id,
             env_steps=env_steps,
             evaluation=judged.summary,
+            observations=statistics,
             reward_model_version=identity.reward_model_version,
             git_commit=resources.git_commit,
             sha256=digest,

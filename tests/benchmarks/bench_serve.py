@@ -1,176 +1,231 @@
-"""How fast Act is answered, beside a gRPC server in Python that does nothing.
+"""How fast Act is answered, beside servers that one would use in its place.
 
-    python tests/benchmarks/bench_serve.py [--rounds 5] [--seconds 2]
+    python tests/benchmarks/bench_serve.py [--rounds 5] [--seconds 2] [--peers echo aio triton]
 
-Server and callers are processes of their own. Every connection has one call under way at a
-time. Both servers are measured in turn within each round, and medians over the rounds are
-given, so that what else the machine does weighs on both alike. `cpu µs` is the server's own
-processor time for a call, which a busy machine disturbs least. Writes build/bench/serve.json.
+The yardstick is a bare C++ gRPC server that answers with the bytes it got: what gRPC itself can
+do on this machine. The load is h2load (Debian's nghttp2-client): unary calls over 1, 8 and 64
+connections, one under way on each, the same for all. All servers are up at once and are loaded
+in turn, round after round, and a figure is the median of its rounds, so that what else the
+machine does weighs on all alike: read the ratios within one run. `cpu µs` is a server's own
+processor time for a call. Writes build/bench/serve.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
+import re
+import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from inference_process import InferenceProcess
+from peer_process import PeerFailed
+from serve_peer import PEERS, run, stop
 from tiny_policies import dense_model, publish, random_layers
 
-from services.common.ports import free_port
 from services.common.registry import PolicyRegistry
 from tutelage.v1 import policy_pb2 as pb
-from tutelage.v1 import policy_pb2_grpc
 from tutelage.v1.array_pb2 import DTYPE_FLOAT32, Array
 
 CONNECTIONS = (1, 8, 64)
-LAYERS = [4, 120, 84, 2]  # CartPole's network
+LAYERS = [4, 64, 64, 2]
+BATCH = 256
+BATCH_CONNECTIONS = 4
 REPORT = Path("build/bench/serve.json")
-METHOD = "/tutelage.v1.PolicyService/Act"
+ACT, ACT_BATCH = (f"/tutelage.v1.PolicyService/{name}" for name in ("Act", "ActBatch"))
+HEADERS = ("content-type: application/grpc", "te: trailers")
+TO_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
+# What issue 5 asks, as shares of the echo server's calls/s, and at one connection of its mean time.
+ASKED = {1: 2.2, 8: 0.5, 64: 0.6}
+ASKED_ROWS = 1_000_000
 
 
-class Echo(policy_pb2_grpc.PolicyServiceServicer):
-    """Answers at once what Act would, having looked at nothing."""
+@dataclass(frozen=True)
+class Target:
+    """What is loaded: a method of a server, and one request."""
 
-    async def Act(self, request: pb.ActRequest, context: Any) -> pb.ActResponse:  # noqa: N802
-        return pb.ActResponse(
-            action=pb.Action(discrete=1), version=1, digest="0" * 64, log_probability=-0.5
-        )
-
-
-async def serve_echo(port: int) -> None:
-    server = grpc.aio.server()
-    policy_pb2_grpc.add_PolicyServiceServicer_to_server(Echo(), server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
-    await server.wait_for_termination()
+    name: str
+    address: str
+    path: str
+    body: Path
+    process: psutil.Process
 
 
-async def call_for(address: str, connections: int, seconds: float) -> dict[str, float]:
-    """Calls made, calls/s and latencies in microseconds over so many connections."""
-    observation = np.array([0.01, 0.02, 0.03, 0.04], dtype="<f4")
-    request = pb.ActRequest(
-        policy="cartpole",
-        observation=Array(raw=observation.tobytes(), dtype=DTYPE_FLOAT32, shape=[4]),
-    ).SerializeToString()
-    latencies: list[float] = []
-    until = [0.0]
-    made = 0
+Figures = dict[str, float]
+Row = dict[str, Any]  # figures, and of which server at how many connections
 
-    async def keep_calling(channel: grpc.aio.Channel) -> None:
-        act = channel.unary_unary(METHOD)
-        while (started := time.perf_counter()) < until[0]:
-            await act(request, timeout=30)
-            latencies.append(time.perf_counter() - started)
 
-    # Channels to one address share a connection unless they are told not to.
-    alone = (("grpc.use_local_subchannel_pool", 1),)
-    channels = [grpc.aio.insecure_channel(address, options=alone) for _ in range(connections)]
-    for measured_s in (0.3, seconds):  # the first warms up
-        latencies.clear()
-        until[0] = time.perf_counter() + measured_s
-        await asyncio.gather(*map(keep_calling, channels))
-        made += len(latencies)
-    await asyncio.gather(*(channel.close() for channel in channels))
-    p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
-    return {"calls": made, "calls_per_s": len(latencies) / seconds, "p50_us": p50, "p99_us": p99}
+def load(target: Target, connections: int, seconds: float) -> Figures:
+    """calls/s, mean microseconds a call, the server's cpu microseconds a call, failed calls."""
+    before = _cpu_s(target.process)
+    command = ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds:g}", "--warm-up-time=1"]
+    for header in HEADERS:
+        command += ["-H", header]
+    command += ["-d", str(target.body), f"http://{target.address}{target.path}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used_s = _cpu_s(target.process) - before
+    rate = float(_found(r"([\d.]+) req/s", said)[0])
+    mean, unit = _found(r"time for request:\s+\S+\s+\S+\s+([\d.]+)(us|ms|s)", said)
+    return {
+        "calls_per_s": rate,
+        "mean_us": float(mean) * TO_US[unit],
+        "cpu_us": used_s / max(1.0, rate * (seconds + 1)) * 1e6,  # of the warm-up's calls too
+        "failed": float(_found(r"(\d+) failed", said)[0]),
+    }
+
+
+def _found(pattern: str, text: str) -> Sequence[str]:
+    match = re.search(pattern, text)
+    if match is None:
+        raise SystemExit(f"h2load said nothing like {pattern}:\n{text}")
+    return match.groups()
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    everyone = [process, *process.children(recursive=True)]
+    return sum(sum(each.cpu_times()[:2]) for each in everyone)
 
 
 @contextmanager
-def servers() -> Iterator[dict[str, tuple[str, psutil.Process]]]:
-    """Address and process of the echo server and of the inference service, by name."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as name:
+def ours(folder: Path, transport: str) -> Iterator[list[Target]]:
+    """The inference service on a transport: Act, and on the native one ActBatch."""
+    settings = {"inference_poll_s": 1, "inference_transport": transport}
+    service = InferenceProcess(folder / "policies", folder / f"{transport}.log", **settings)
+    process = psutil.Process(service.process.pid)
+    named = "ours" if transport == "native" else f"ours on {transport}"
+    targets = [Target(named, service.address, ACT, _framed(folder, "act", _act()), process)]
+    if transport == "native":
+        body = _framed(folder, "act_batch", _act_batch())
+        targets.append(Target("ActBatch", service.address, ACT_BATCH, body, process))
+    try:
+        yield targets
+    finally:
+        service.stop()
+
+
+def _act() -> bytes:
+    observation = np.array([0.01, 0.02, 0.03, 0.04], dtype="<f4")
+    array = Array(raw=observation.tobytes(), dtype=DTYPE_FLOAT32, shape=observation.shape)
+    content: bytes = pb.ActRequest(policy="cartpole", observation=array).SerializeToString()
+    return content
+
+
+def _act_batch() -> bytes:
+    observations = np.random.default_rng(0).normal(size=(BATCH, 4)).astype("<f4")
+    array = Array(raw=observations.tobytes(), dtype=DTYPE_FLOAT32, shape=observations.shape)
+    content: bytes = pb.ActBatchRequest(policy="cartpole", observations=array).SerializeToString()
+    return content
+
+
+def _framed(folder: Path, name: str, message: bytes) -> Path:
+    """A file with a message as gRPC sends it."""
+    path = folder / f"{name}.body"
+    path.write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
+    return path
+
+
+@contextmanager
+def servers(peers: Sequence[str], transports: Sequence[str]) -> Iterator[list[Target]]:
+    """All that is compared, up at once; peers that cannot be had are reported and left out."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         folder = Path(name)
-        model = dense_model(random_layers(LAYERS))
-        publish(PolicyRegistry(str(folder / "policies")), model)
-        echo = subprocess.Popen([sys.executable, __file__, "--echo", str(port)])
-        service = InferenceProcess(folder / "policies", folder / "log", inference_poll_s=1)
-        try:
-            yield {
-                "echo": (f"127.0.0.1:{port}", psutil.Process(echo.pid)),
-                "act": (service.address, psutil.Process(service.process.pid)),
-            }
-        finally:
-            service.stop()
-            echo.terminate()
-            echo.wait()
+        model = folder / "policy.onnx"
+        model.write_bytes(dense_model(random_layers(LAYERS)))
+        publish(PolicyRegistry(str(folder / "policies")), model.read_bytes())
+        targets: list[Target] = []
+        for peer in peers:
+            try:
+                server = run(PEERS[peer], folder, model)
+            except PeerFailed as failed:
+                print(f"without {peer}: {failed}", flush=True)
+                continue
+            running.callback(stop, server)
+            body, process = (
+                _framed(folder, peer, server.request),
+                psutil.Process(server.process.pid),
+            )
+            targets.append(Target(peer, server.address, server.path, body, process))
+        for transport in transports:
+            targets += running.enter_context(ours(folder, transport))
+        yield targets
 
 
-def load(address: str, connections: int, seconds: float) -> dict[str, float]:
-    """What `call_for` finds, in a process of its own."""
-    numbers = [str(connections), str(seconds)]
-    command = [sys.executable, __file__, "--load", address, *numbers]
-    figures: dict[str, float] = json.loads(subprocess.check_output(command))
-    return figures
-
-
-def measure(rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Medians over the rounds, for each number of connections."""
-    seen: dict[tuple[int, str], list[dict[str, float]]] = {}
-    with servers() as running:
-        for _ in range(rounds):
-            for connections in CONNECTIONS:
-                for name, (address, process) in running.items():
-                    before = sum(process.cpu_times()[:2])
-                    figures = load(address, connections, seconds)
-                    used_s = sum(process.cpu_times()[:2]) - before
-                    figures["cpu_us"] = used_s / figures.pop("calls") * 1e6
-                    seen.setdefault((connections, name), []).append(figures)
+def measure(targets: Sequence[Target], rounds: int, seconds: float) -> list[Row]:
+    """Medians over the rounds, a row for each target and number of connections."""
+    seen: dict[tuple[str, int], list[Figures]] = {}
+    for done in range(rounds):
+        for target in targets:
+            batch = target.name == "ActBatch"
+            for connections in (BATCH_CONNECTIONS,) if batch else CONNECTIONS:
+                figures = load(target, connections, seconds)
+                seen.setdefault((target.name, connections), []).append(figures)
+        print(f"round {done + 1} of {rounds}", file=sys.stderr, flush=True)
     return [
-        {"connections": n, "echo": _medians(seen[n, "echo"]), "act": _medians(seen[n, "act"])}
-        for n in CONNECTIONS
+        {"server": name, "connections": n} | _medians(figures)
+        for (name, n), figures in seen.items()
     ]
 
 
-def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+def _medians(rounds: list[Figures]) -> Figures:
     return {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print a table: Act, the echo server, and Act's share of what the echo server does."""
-    print(f"{'connections':>11} {'':>6} {'calls/s':>9} {'p50 µs':>9} {'p99 µs':>9} {'cpu µs':>9}")
+def show(rows: Sequence[Row]) -> None:
+    """Print a table a number of connections, and what was asked of ours."""
+    for connections in CONNECTIONS:
+        own = [r for r in rows if r["connections"] == connections and r["server"] != "ActBatch"]
+        echo = next((row for row in own if row["server"] == "echo"), None)
+        print(f"\n{connections} connection{'s' * (connections > 1)}")
+        print(f"{'':>14} {'calls/s':>9} {'mean µs':>9} {'cpu µs':>8} {'failed':>7}  of the echo")
+        for row in own:
+            share = f"{row['calls_per_s'] / echo['calls_per_s']:.2f}" if echo else "?"
+            times = f"{row['mean_us'] / echo['mean_us']:.2f}" if echo else "?"
+            print(
+                f"{row['server']:>14} {row['calls_per_s']:>9.0f} {row['mean_us']:>9.0f} "
+                f"{row['cpu_us']:>8.1f} {row['failed']:>7.0f}  {share} of its rate, {times} of "
+                "its time"
+            )
+        asked = f"≤ {ASKED[1]} of its time" if connections == 1 else f"≥ {ASKED[connections]}"
+        print(f"{'asked':>14} {asked:>9} of the echo's")
     for row in rows:
-        act, echo = row["act"], row["echo"]
-        for name, figures in (("echo", echo), ("Act", act)):
-            values = " ".join(f"{figures[key]:>9.0f}" for key in act)
-            print(f"{row['connections']:>11} {name:>6} {values}")
-        ratios = " ".join(f"{act[key] / echo[key]:>9.2f}" for key in act)
-        print(f"{row['connections']:>11} {'ratio':>6} {ratios}")
+        if row["server"] == "ActBatch":
+            rate = row["calls_per_s"] * BATCH
+            print(
+                f"\nActBatch of {BATCH} over {row['connections']} connections: {rate:,.0f} "
+                f"observations/s (asked: {ASKED_ROWS:,}), {row['cpu_us'] / BATCH:.2f} cpu µs each"
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--echo", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=["echo", "aio", "triton"])
+    parser.add_argument(
+        "--transports", nargs="*", choices=["native", "aio"], default=["native", "aio"]
+    )
     arguments = parser.parse_args()
-    if arguments.echo:
-        asyncio.run(serve_echo(arguments.echo))
-    elif arguments.load:
-        address, connections, seconds = arguments.load
-        print(json.dumps(asyncio.run(call_for(address, int(connections), float(seconds)))))
-    else:
-        rows = measure(arguments.rounds, arguments.seconds)
-        show(rows)
-        REPORT.parent.mkdir(parents=True, exist_ok=True)
-        REPORT.write_text(json.dumps(rows, indent=2) + "\n")
+    if shutil.which("h2load") is None:
+        sys.exit("h2load makes the load, and is not here (Debian: apt-get install nghttp2-client)")
+    with servers(arguments.peers, arguments.transports) as targets:
+        rows = measure(targets, arguments.rounds, arguments.seconds)
+    show(rows)
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -219,6 +219,18 @@ def test_promote_and_rollback_move_an_alias(platform: FakePlatform) -> None:
     assert "has no version 9" in error("promote", "cartpole", "9")
 
 
+def test_share_gives_a_canary_some_of_the_calls(platform: FakePlatform) -> None:
+    assert text("share", "cartpole", "0.05") == (
+        "cartpole: canary, version 2, answers 0.05 of the calls for stable\n"
+    )
+    request = platform.policies.requests[-1]
+    assert isinstance(request, policy_pb2.SetAliasRequest)
+    assert (request.alias, request.share) == ("canary", 0.05)
+    assert request.WhichOneof("target") is None
+    assert "is shown 1 of" in text("share", "cartpole", "1", "--alias", "shadow")
+    assert run("share", "cartpole", "1.5").exit_code == 2
+
+
 def test_a_service_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("TUTELAGE_TRAINER_ADDRESS", address)

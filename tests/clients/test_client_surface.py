@@ -30,7 +30,7 @@ PUBLIC = [
     "errors",
 ]
 ACT = ["act", "act_batch", "report", "policy", "policies"]
-ACT += ["set_alias", "promote", "rollback", "close"]
+ACT += ["set_alias", "set_share", "promote", "rollback", "close"]
 
 
 def test_the_public_names() -> None:

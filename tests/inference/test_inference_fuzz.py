@@ -12,6 +12,7 @@ from inference_process import InferenceProcess
 from tiny_policies import linear_model, publish
 from transports import TRANSPORTS
 
+from services.common.embedded_redis import EmbeddedRedis
 from services.common.registry import PolicyRegistry
 from tutelage.v1 import policy_pb2 as pb
 from tutelage.v1.array_pb2 import Array
@@ -42,13 +43,43 @@ common = {
     "seed": st.none() | st.integers(0, 2**64 - 1),
     "temperature": st.none() | numbers,
     "include_probabilities": st.booleans(),
+    "epsilon": st.none() | numbers,
+    "session": st.text(max_size=9),
 }
 masks = st.lists(st.booleans(), max_size=5)
-acts = st.builds(pb.ActRequest, observation=arrays, action_mask=masks, **common)
-batches = st.builds(pb.ActBatchRequest, observations=arrays, action_masks=masks, **common)
+decisions = st.sampled_from(["", "0" * 16 + ".cartpole", "0" * 16 + ".other", "."]) | st.text()
+acts = st.builds(
+    pb.ActRequest,
+    observation=arrays,
+    action_mask=masks,
+    include_value=st.booleans(),
+    track=st.booleans(),
+    previous_decision_id=decisions,
+    **common,
+)
+batches = st.builds(
+    pb.ActBatchRequest,
+    observations=arrays,
+    action_masks=masks,
+    include_values=st.booleans(),
+    **common,
+)
+reports = st.builds(
+    pb.ReportOutcomeRequest,
+    decision_id=decisions,
+    reward=numbers,
+    terminated=st.booleans(),
+    truncated=st.booleans(),
+    next_observation=st.none() | arrays,
+    next_action_mask=masks,
+)
 names = st.builds(pb.GetPolicyRequest, policy=common["policy"])
 aliases = st.builds(
-    pb.SetAliasRequest, policy=common["policy"], alias=common["alias"], version=int64s
+    pb.SetAliasRequest,
+    policy=common["policy"],
+    alias=common["alias"] | st.sampled_from(["canary", "shadow"]),
+    version=int64s,
+    share=st.none() | numbers,
 )
 
 
@@ -59,9 +90,21 @@ def call(
     folder = tmp_path_factory.mktemp("fuzz")
     registry = PolicyRegistry(str(folder / "policies"))
     publish(registry, linear_model())
-    process = InferenceProcess(
-        folder / "policies", folder / "log", inference_transport=request.param
-    )
+    with EmbeddedRedis(folder / "valkey") as server:
+        process = InferenceProcess(
+            folder / "policies",
+            folder / "log",
+            inference_transport=request.param,
+            inference_track_timeout_ms=5000,
+            redis_url=server.url,
+        )
+        yield from _calling(process)
+        assert process.stop() == 0
+    assert process.records("call failed") == []
+    assert process.records("failed on what came together") == []
+
+
+def _calling(process: InferenceProcess) -> Iterator[Call]:
     with grpc.insecure_channel(process.address) as channel:
 
         def status(method: str, content: bytes) -> grpc.StatusCode:
@@ -72,8 +115,6 @@ def call(
             return grpc.StatusCode.OK
 
         yield status
-    assert process.stop() == 0
-    assert process.records("call failed") == []
 
 
 fuzzed = settings(
@@ -98,6 +139,14 @@ def test_act_batch_takes_any_field_values(call: Call, request: pb.ActBatchReques
 
 
 @fuzzed
+@given(request=reports)
+def test_report_outcome_takes_any_field_values(
+    call: Call, request: pb.ReportOutcomeRequest
+) -> None:
+    assert call("ReportOutcome", request.SerializeToString()) in FINE
+
+
+@fuzzed
 @given(request=names)
 def test_get_policy_takes_any_name(call: Call, request: pb.GetPolicyRequest) -> None:
     assert call("GetPolicy", request.SerializeToString()) in FINE
@@ -111,6 +160,8 @@ def test_set_alias_takes_any_field_values(call: Call, request: pb.SetAliasReques
 
 @fuzzed
 @given(content=st.binary(max_size=64))
-@pytest.mark.parametrize("method", ["Act", "ActBatch", "GetPolicy", "ListPolicies", "SetAlias"])
+@pytest.mark.parametrize(
+    "method", ["Act", "ActBatch", "ReportOutcome", "GetPolicy", "ListPolicies", "SetAlias"]
+)
 def test_any_bytes_are_answered(call: Call, method: str, content: bytes) -> None:
     assert call(method, content) in FINE

@@ -11,7 +11,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from services.common.action_space import Box, MultiDiscrete
-from services.common.registry import Evaluation, PolicyManifest, PolicyRegistry
+from services.common.registry import (
+    Evaluation,
+    ObservationStatistics,
+    PolicyManifest,
+    PolicyRegistry,
+)
 from services.common.spec import Distribution, ObservationSpace, PolicySpec
 
 # q = observation @ WEIGHTS + bias. A pole that leans right is pushed right.
@@ -190,6 +195,7 @@ def publish(
     policy: str = "cartpole",
     spec: PolicySpec = CARTPOLE,
     alias: str | None = "stable",
+    observations: ObservationStatistics | None = None,
 ) -> int:
     """Publish a version and point an alias at it."""
 
@@ -202,6 +208,7 @@ def publish(
             run_id=f"test-{version}",
             env_steps=1000 * version,
             evaluation=Evaluation(episodes=10, mean_return=475, min_return=400, max_return=500),
+            observations=observations,
             sha256=digest,
             published_at=datetime.now(UTC),
         )

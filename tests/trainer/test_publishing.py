@@ -159,6 +159,9 @@ def test_what_is_published_says_where_it_came_from_and_acts_as_it_was_judged(rig
     assert (manifest.git_commit, manifest.reward_model_version) == ("c0ffee", 0)
     assert manifest.evaluation.episodes == 3
     assert list(manifest.files) == ["weights.safetensors"]
+    assert manifest.observations is not None
+    assert len(manifest.observations.mean) == len(manifest.observations.std) == 1
+    assert manifest.observations.count == 3  # episodes of one step
 
 
 def test_a_policy_without_action_values_is_published_without_weights(rig: Rig) -> None:

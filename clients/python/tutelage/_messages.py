@@ -91,6 +91,7 @@ def act_request(
     value: bool,
     track: bool,
     previous: Decision | str,
+    session: str,
 ) -> policy_pb2.ActRequest:
     """The request of one decision."""
     with _refusing_misfits():
@@ -109,6 +110,7 @@ def act_request(
             include_value=value,
             track=track,
             previous_decision_id=_id_of(previous),
+            session=session,
         )
 
 
@@ -124,6 +126,7 @@ def act_batch_request(
     temperature: float | None,
     probabilities: bool,
     values: bool,
+    session: str,
 ) -> policy_pb2.ActBatchRequest:
     """The request of many decisions."""
     with _refusing_misfits():
@@ -140,6 +143,7 @@ def act_batch_request(
             temperature=temperature,
             include_probabilities=probabilities,
             include_values=values,
+            session=session,
         )
 
 
@@ -215,10 +219,18 @@ def _array(message: array_pb2.Array) -> npt.NDArray[np.generic]:
     return np.array(message.values, dtype=_DTYPES[message.dtype]).reshape(message.shape)
 
 
-def set_alias_request(policy: str, alias: str, version: int) -> policy_pb2.SetAliasRequest:
-    """The request that points an alias at a version."""
+def set_alias_request(
+    policy: str, alias: str, version: int, share: float | None
+) -> policy_pb2.SetAliasRequest:
+    """The request that points an alias at a version, and gives it a share if it is given one."""
     with _refusing_misfits():
-        return policy_pb2.SetAliasRequest(policy=policy, alias=alias, version=version)
+        return policy_pb2.SetAliasRequest(policy=policy, alias=alias, version=version, share=share)
+
+
+def set_share_request(policy: str, alias: str, share: float) -> policy_pb2.SetAliasRequest:
+    """The request that says which share of the calls an alias has a part in."""
+    with _refusing_misfits():
+        return policy_pb2.SetAliasRequest(policy=policy, alias=alias, share=share)
 
 
 def rollback_request(policy: str, alias: str) -> policy_pb2.SetAliasRequest:

@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from tutelage import _messages as messages
 from tutelage._calls import NOBODY, AsyncConnection
-from tutelage.client import ACT_S, ADMIN_S, STABLE
+from tutelage.client import ACT_S, ADMIN_S, CANARY, STABLE
 from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
 from tutelage.v1 import policy_pb2, policy_pb2_grpc
@@ -44,6 +44,7 @@ class AsyncClient(AsyncConnection):
         value: bool = False,
         track: bool = False,
         previous: Decision | str = "",
+        session: str = "",
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take; arguments as in `Client.act`."""
@@ -61,6 +62,7 @@ class AsyncClient(AsyncConnection):
             value,
             track,
             previous,
+            session,
         )
         return messages.decode_decision(await self._call(self._stub.Act, request, timeout_s))
 
@@ -78,6 +80,7 @@ class AsyncClient(AsyncConnection):
         temperature: float | None = None,
         probabilities: bool = False,
         values: bool = False,
+        session: str = "",
         timeout_s: float = ACT_S,
     ) -> Decisions:
         """Which actions to take for (n, …) observations; arguments as in `Client.act_batch`."""
@@ -93,6 +96,7 @@ class AsyncClient(AsyncConnection):
             temperature,
             probabilities,
             values,
+            session,
         )
         return messages.decode_decisions(await self._call(self._stub.ActBatch, request, timeout_s))
 
@@ -124,10 +128,27 @@ class AsyncClient(AsyncConnection):
         return list((await self._call(self._stub.ListPolicies, request, timeout_s)).policies)
 
     async def set_alias(
-        self, policy: str, alias: str, version: int, *, timeout_s: float = ADMIN_S
+        self,
+        policy: str,
+        alias: str,
+        version: int,
+        *,
+        share: float | None = None,
+        timeout_s: float = ADMIN_S,
     ) -> policy_pb2.SetAliasResponse:
-        """Point an alias at a version; it answers from then on."""
-        request = messages.set_alias_request(policy, alias, version)
+        """Point an alias at a version; it answers from then on.
+
+        Args:
+            share: see `set_share`; None leaves it as it is.
+        """
+        request = messages.set_alias_request(policy, alias, version, share)
+        return await self._call(self._stub.SetAlias, request, timeout_s)
+
+    async def set_share(
+        self, policy: str, share: float, *, alias: str = CANARY, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """As `Client.set_share`."""
+        request = messages.set_share_request(policy, alias, share)
         return await self._call(self._stub.SetAlias, request, timeout_s)
 
     async def promote(

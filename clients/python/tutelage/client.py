@@ -10,7 +10,7 @@ from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
 from tutelage.v1 import policy_pb2, policy_pb2_grpc
 
-STABLE = "stable"
+STABLE, CANARY = "stable", "canary"
 ACT_S = 2.0
 ADMIN_S = 30.0
 
@@ -47,6 +47,7 @@ class Client(Connection):
         value: bool = False,
         track: bool = False,
         previous: Decision | str = "",
+        session: str = "",
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take.
@@ -68,6 +69,8 @@ class Client(Connection):
                 all of it.
             previous: the tracked decision that led to this observation, or its decision_id; ""
                 where none did, as at an episode's start.
+            session: names who acts, so that all its calls are answered by one version, also where
+                a canary answers a share of them.
             timeout_s: seconds to wait for the answer, retries included.
         """
         request = messages.act_request(
@@ -84,6 +87,7 @@ class Client(Connection):
             value,
             track,
             previous,
+            session,
         )
         return messages.decode_decision(self._call(self._stub.Act, request, timeout_s))
 
@@ -101,6 +105,7 @@ class Client(Connection):
         temperature: float | None = None,
         probabilities: bool = False,
         values: bool = False,
+        session: str = "",
         timeout_s: float = ACT_S,
     ) -> Decisions:
         """Which actions to take for (n, …) observations; arguments as in `act`.
@@ -121,6 +126,7 @@ class Client(Connection):
             temperature,
             probabilities,
             values,
+            session,
         )
         return messages.decode_decisions(self._call(self._stub.ActBatch, request, timeout_s))
 
@@ -165,10 +171,32 @@ class Client(Connection):
         return list(self._call(self._stub.ListPolicies, request, timeout_s).policies)
 
     def set_alias(
-        self, policy: str, alias: str, version: int, *, timeout_s: float = ADMIN_S
+        self,
+        policy: str,
+        alias: str,
+        version: int,
+        *,
+        share: float | None = None,
+        timeout_s: float = ADMIN_S,
     ) -> policy_pb2.SetAliasResponse:
-        """Point an alias at a version; it answers from then on."""
-        request = messages.set_alias_request(policy, alias, version)
+        """Point an alias at a version; it answers from then on.
+
+        Args:
+            share: see `set_share`; None leaves it as it is.
+        """
+        request = messages.set_alias_request(policy, alias, version, share)
+        return self._call(self._stub.SetAlias, request, timeout_s)
+
+    def set_share(
+        self, policy: str, share: float, *, alias: str = CANARY, timeout_s: float = ADMIN_S
+    ) -> policy_pb2.SetAliasResponse:
+        """Say which share of the calls that follow `stable` an alias has a part in.
+
+        Args:
+            share: in [0, 1]; `canary` answers so many, sessions staying with one version, and
+                `shadow` is shown so many, and only compared.
+        """
+        request = messages.set_share_request(policy, alias, share)
         return self._call(self._stub.SetAlias, request, timeout_s)
 
     def promote(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import numpy.typing as npt
 
 from tutelage._messages import Observation
@@ -15,6 +17,7 @@ class _Course:
     """Where a session is: its last decision, and whether that leads to the next one."""
 
     def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
         self.previous = ""
         self._last: Decision | None = None
 
@@ -86,6 +89,7 @@ class Session:
             temperature=temperature,
             track=True,
             previous=self._course.previous,
+            session=self._course.name,
             timeout_s=timeout_s,
         )
         return self._course.decided(decision)
@@ -162,6 +166,7 @@ class AsyncSession:
             temperature=temperature,
             track=True,
             previous=self._course.previous,
+            session=self._course.name,
             timeout_s=timeout_s,
         )
         return self._course.decided(decision)

@@ -23,6 +23,20 @@ class Evaluation(BaseModel):
     max_return: float
 
 
+class ObservationStatistics(BaseModel):
+    """What observations were like when a version was evaluated.
+
+    mean, std: of each element in row-major order, of a Dict's parts one after another; where there
+        are more than 1024 elements, of an observation's mean alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: Annotated[int, Field(ge=1)]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class PolicyManifest(BaseModel):
     """policy.json: what a version is, where it came from, and the digest of its model.
 
@@ -39,6 +53,7 @@ class PolicyManifest(BaseModel):
     run_id: str
     env_steps: Annotated[int, Field(ge=0)]
     evaluation: Evaluation
+    observations: ObservationStatistics | None = None
     reward_model_version: Annotated[int, Field(ge=0)] = 0
     git_commit: str = ""
     sha256: Sha256
@@ -47,9 +62,13 @@ class PolicyManifest(BaseModel):
 
 
 class AliasState(BaseModel):
-    """The version an alias points at, and those it pointed at before, newest last."""
+    """The version an alias points at, and those it pointed at before, newest last.
+
+    share: of the calls that follow `stable`, those it answers (`canary`) or is shown (`shadow`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Annotated[int, Field(ge=1)]
     previous: tuple[int, ...] = ()
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -201,7 +201,7 @@ class PolicyRegistry:
             if state.version == version:
                 return state
             previous = (*state.previous, state.version)[-REMEMBERED:]
-            return AliasState(version=version, previous=previous)
+            return state.model_copy(update={"version": version, "previous": previous})
 
         return self._change_alias(policy, alias, move)
 
@@ -218,9 +218,26 @@ class PolicyRegistry:
         def back(state: AliasState | None) -> AliasState:
             if state is None or not state.previous:
                 raise PreconditionFailed(f"{policy}: alias {alias!r} has no version to go back to")
-            return AliasState(version=state.previous[-1], previous=state.previous[:-1])
+            *previous, version = state.previous
+            return state.model_copy(update={"version": version, "previous": tuple(previous)})
 
         return self._change_alias(policy, alias, back)
+
+    def set_share(self, policy: str, alias: str, share: float) -> AliasState:
+        """Say which share of the calls for `stable` an alias has a part in; it stays as the alias
+        moves.
+
+        Raises:
+            PreconditionFailed: when there is no such alias.
+        """
+        check_name(alias, "alias")
+
+        def part(state: AliasState | None) -> AliasState:
+            if state is None:
+                raise PreconditionFailed(f"{policy}: alias {alias!r} points at no version yet")
+            return state.model_copy(update={"share": share})
+
+        return self._change_alias(policy, alias, part)
 
     def _is_published(self, path: str) -> bool:
         # Asked of every version at every look, while it can only change from no to yes.
@@ -240,7 +257,7 @@ class PolicyRegistry:
         with self._store.locked(policy):
             states = self.aliases(policy)
             states[alias] = change(states.get(alias))
-            content = {name: state.model_dump(mode="json") for name, state in states.items()}
+            content = {name: _plain(state) for name, state in states.items()}
             self._store.replace(f"{policy}/{ALIASES}", _json(content))
             return states[alias]
 
@@ -267,6 +284,11 @@ def _folder(policy: str) -> str:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _plain(state: AliasState) -> dict[str, object]:
+    """As it is written: without a share where there is none, as before there were any."""
+    return state.model_dump(mode="json", exclude=None if state.share else {"share"})
 
 
 def _origin(manifest: PolicyManifest) -> tuple[str, int, str]:

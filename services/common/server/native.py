@@ -1,4 +1,4 @@
-"""Tables of methods on the transport that is native: C++ owns the connections (see transport/).
+"""Tables of methods on the native transport: C++ owns the connections (see services/transport/).
 
 One thread takes all calls that wait and answers them batch by batch; a call that comes while it
 is idle is answered in the thread that brought it. What happens to calls that are answered one by

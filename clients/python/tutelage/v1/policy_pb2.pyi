@@ -176,6 +176,7 @@ class ActRequest(_message.Message):
     INCLUDE_VALUE_FIELD_NUMBER: _builtins.int
     TRACK_FIELD_NUMBER: _builtins.int
     PREVIOUS_DECISION_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Name of the policy, such as "cartpole". May be left empty where the server
     holds exactly one policy.
@@ -215,6 +216,11 @@ class ActRequest(_message.Message):
     INVALID_ARGUMENT when it is one of another policy. Default: none, as at the start of an
     episode; so it also is where that decision's outcome was an end, or is no longer kept.
     """
+    session: _builtins.str
+    """Names who acts, such as a robot or a user. Where a canary answers a share of the calls, all
+    calls of a session that follow `stable` are answered by the same version while the share does
+    not change, on any replica. Default: none; each call is one of its own.
+    """
     @_builtins.property
     def observation(self) -> _array_pb2.Array:
         """The observation, of the shape and element type of the policy's observation space."""
@@ -249,10 +255,11 @@ class ActRequest(_message.Message):
         include_value: _builtins.bool = ...,
         track: _builtins.bool = ...,
         previous_decision_id: _builtins.str = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "epsilon", b"epsilon", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_value", b"include_value", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "previous_decision_id", b"previous_decision_id", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "track", b"track", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_value", b"include_value", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "previous_decision_id", b"previous_decision_id", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "track", b"track", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
@@ -515,6 +522,7 @@ class ActBatchRequest(_message.Message):
     OBSERVATION_PARTS_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
     INCLUDE_VALUES_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """As in ActRequest."""
     version: _builtins.int
@@ -535,6 +543,8 @@ class ActBatchRequest(_message.Message):
     """As in ActRequest, for all of them."""
     include_values: _builtins.bool
     """Whether to return `values`; as in ActRequest. Decisions of a batch are not tracked."""
+    session: _builtins.str
+    """As in ActRequest."""
     @_builtins.property
     def observations(self) -> _array_pb2.Array:
         """Observations with a leading batch axis: shape [n, ...observation shape], n ≥ 1."""
@@ -562,10 +572,11 @@ class ActBatchRequest(_message.Message):
         observation_parts: _abc.Mapping[_builtins.str, _array_pb2.Array] | None = ...,
         epsilon: _builtins.float | None = ...,
         include_values: _builtins.bool = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "epsilon", b"epsilon", "observations", b"observations", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_values", b"include_values", "observation_parts", b"observation_parts", "observations", b"observations", "policy", b"policy", "seed", b"seed", "selection", b"selection", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_values", b"include_values", "observation_parts", b"observation_parts", "observations", b"observations", "policy", b"policy", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
@@ -941,11 +952,32 @@ class Policy(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SharesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, such as "cartpole"."""
     @_builtins.property
@@ -966,6 +998,12 @@ class Policy(_message.Message):
         version is loading or when its file was refused.
         """
 
+    @_builtins.property
+    def shares(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of the calls that follow "stable", the share that "canary" answers, and the share that is
+        shown to "shadow", in (0, 1]; aliases without one are left out.
+        """
+
     def __init__(
         self,
         *,
@@ -974,10 +1012,11 @@ class Policy(_message.Message):
         versions: _abc.Iterable[Global___PolicyVersion] | None = ...,
         aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         serving: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        shares: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "name", b"name", "serving", b"serving", "spec", b"spec", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "name", b"name", "serving", b"serving", "shares", b"shares", "spec", b"spec", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1080,6 +1119,7 @@ class SetAliasRequest(_message.Message):
     ALIAS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Name of the policy."""
     alias: _builtins.str
@@ -1090,6 +1130,14 @@ class SetAliasRequest(_message.Message):
     """Point it at this version, which must be published and loadable."""
     previous: _builtins.bool
     """Point it back at the version it had before; only true means something."""
+    share: _builtins.float
+    """Of the calls that follow "stable", the share in [0, 1] that the alias "canary" answers in its
+    place, or that is shown to the alias "shadow", whose decisions are compared and thrown away.
+    May come without a target. It stays as the alias moves. A canary that errs, or is slow, is set
+    to 0 by the server that notices. Default: as it is, 0 at first.
+    INVALID_ARGUMENT for other aliases. FAILED_PRECONDITION when the alias points at no version,
+    or at one of another interface than that of "stable".
+    """
     def __init__(
         self,
         *,
@@ -1097,13 +1145,19 @@ class SetAliasRequest(_message.Message):
         alias: _builtins.str = ...,
         version: _builtins.int = ...,
         previous: _builtins.bool = ...,
+        share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous", "target", b"target", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "previous", b"previous", "share", b"share", "target", b"target", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "policy", b"policy", "previous", b"previous", "target", b"target", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "alias", b"alias", "policy", b"policy", "previous", b"previous", "share", b"share", "target", b"target", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["version", "previous"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___SetAliasRequest: _TypeAlias = SetAliasRequest  # noqa: Y015

@@ -117,7 +117,8 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Points an alias at a version (promotion) or back at the one before (rollback).
+        """Points an alias at a version (promotion) or back at the one before (rollback), and says
+        which share of the calls it has a part in.
         FAILED_PRECONDITION: a rollback with no earlier version to return to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -56,7 +56,8 @@ class PolicyServiceStub:
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]
     """Lists every policy of the repository, by name."""
     SetAlias: _grpc.UnaryUnaryMultiCallable[_policy_pb2.SetAliasRequest, _policy_pb2.SetAliasResponse]
-    """Points an alias at a version (promotion) or back at the one before (rollback).
+    """Points an alias at a version (promotion) or back at the one before (rollback), and says
+    which share of the calls it has a part in.
     FAILED_PRECONDITION: a rollback with no earlier version to return to.
     """
 
@@ -88,7 +89,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     ListPolicies: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """Lists every policy of the repository, by name."""
     SetAlias: _aio.UnaryUnaryMultiCallable[_policy_pb2.SetAliasRequest, _policy_pb2.SetAliasResponse]  # type: ignore[assignment]
-    """Points an alias at a version (promotion) or back at the one before (rollback).
+    """Points an alias at a version (promotion) or back at the one before (rollback), and says
+    which share of the calls it has a part in.
     FAILED_PRECONDITION: a rollback with no earlier version to return to.
     """
 
@@ -153,7 +155,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.SetAliasResponse, _abc.Awaitable[_policy_pb2.SetAliasResponse]]:
-        """Points an alias at a version (promotion) or back at the one before (rollback).
+        """Points an alias at a version (promotion) or back at the one before (rollback), and says
+        which share of the calls it has a part in.
         FAILED_PRECONDITION: a rollback with no earlier version to return to.
         """
 
