@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -97,6 +98,8 @@ def test_a_wrong_shape_is_told(service: InferenceProcess) -> None:
 def test_no_answer_in_time_is_a_deadline(service: InferenceProcess) -> None:
     service.client.act(RIGHT)
     service.process.send_signal(signal.SIGSTOP)
+    # Its threads stop one after another, and one of them might answer.
+    os.waitid(os.P_PID, service.process.pid, os.WSTOPPED | os.WNOWAIT)
     try:
         with pytest.raises(DeadlineExceeded):
             service.client.act(RIGHT, timeout_s=0.2)
