@@ -133,7 +133,7 @@ class Client(Connection):
     def stream(
         self, *, policy: str = "", version: int = 0, alias: str = STABLE, session: str = ""
     ) -> ActStream:
-        """Decisions that follow one another, over one call: each costs about half as much.
+        """Decisions that follow one another, over one call that stays open.
 
             with client.stream(policy="cartpole") as stream:
                 decision = stream.act(observation)

@@ -1,4 +1,4 @@
-"""Decisions over one call that stays open, which costs less than a call for each."""
+"""Decisions that follow one another, over one call that stays open."""
 
 from __future__ import annotations
 

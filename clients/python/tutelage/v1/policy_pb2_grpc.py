@@ -94,10 +94,10 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActStream(self, request_iterator, context):
-        """As Act, one decision a message, in order, over one call that stays open: for a client in
-        Python it costs about half as much. All messages are of one policy, one version or alias, and
-        one session, which the first names; later ones leave them out, or repeat them
-        (INVALID_ARGUMENT: they name others). Without a session, the stream is one of its own.
+        """As Act, one decision a message, in order, over one call that stays open. All messages are of
+        one policy, one version or alias, and one session, which the first names; later ones leave
+        them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+        is one of its own.
         A message that cannot be answered ends the stream with the status that Act would give; what
         was answered before counts. The server may end a stream with OK before the client does, as
         it does when it is told to stop: a message without an answer has then not been acted on, and

@@ -42,10 +42,10 @@ class PolicyServiceStub:
     ActBatch: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ActBatchRequest, _policy_pb2.ActBatchResponse]
     """Chooses an action for each of many observations with one version of a policy."""
     ActStream: _grpc.StreamStreamMultiCallable[_policy_pb2.ActRequest, _policy_pb2.ActResponse]
-    """As Act, one decision a message, in order, over one call that stays open: for a client in
-    Python it costs about half as much. All messages are of one policy, one version or alias, and
-    one session, which the first names; later ones leave them out, or repeat them
-    (INVALID_ARGUMENT: they name others). Without a session, the stream is one of its own.
+    """As Act, one decision a message, in order, over one call that stays open. All messages are of
+    one policy, one version or alias, and one session, which the first names; later ones leave
+    them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+    is one of its own.
     A message that cannot be answered ends the stream with the status that Act would give; what
     was answered before counts. The server may end a stream with OK before the client does, as
     it does when it is told to stop: a message without an answer has then not been acted on, and
@@ -85,10 +85,10 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     ActBatch: _aio.UnaryUnaryMultiCallable[_policy_pb2.ActBatchRequest, _policy_pb2.ActBatchResponse]  # type: ignore[assignment]
     """Chooses an action for each of many observations with one version of a policy."""
     ActStream: _aio.StreamStreamMultiCallable[_policy_pb2.ActRequest, _policy_pb2.ActResponse]  # type: ignore[assignment]
-    """As Act, one decision a message, in order, over one call that stays open: for a client in
-    Python it costs about half as much. All messages are of one policy, one version or alias, and
-    one session, which the first names; later ones leave them out, or repeat them
-    (INVALID_ARGUMENT: they name others). Without a session, the stream is one of its own.
+    """As Act, one decision a message, in order, over one call that stays open. All messages are of
+    one policy, one version or alias, and one session, which the first names; later ones leave
+    them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+    is one of its own.
     A message that cannot be answered ends the stream with the status that Act would give; what
     was answered before counts. The server may end a stream with OK before the client does, as
     it does when it is told to stop: a message without an answer has then not been acted on, and
@@ -143,10 +143,10 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_policy_pb2.ActRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_policy_pb2.ActResponse], _abc.AsyncIterator[_policy_pb2.ActResponse]]:
-        """As Act, one decision a message, in order, over one call that stays open: for a client in
-        Python it costs about half as much. All messages are of one policy, one version or alias, and
-        one session, which the first names; later ones leave them out, or repeat them
-        (INVALID_ARGUMENT: they name others). Without a session, the stream is one of its own.
+        """As Act, one decision a message, in order, over one call that stays open. All messages are of
+        one policy, one version or alias, and one session, which the first names; later ones leave
+        them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+        is one of its own.
         A message that cannot be answered ends the stream with the status that Act would give; what
         was answered before counts. The server may end a stream with OK before the client does, as
         it does when it is told to stop: a message without an answer has then not been acted on, and
