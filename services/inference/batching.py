@@ -66,6 +66,11 @@ class Question:
     take_over: TakeOver | None = None
     memory: Memory | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the policy's output is all there is to decide by."""
+        return self.seeds is None and self.masks is None and self.temperature == 1.0
+
 
 # A question's serialized reply, from the decisions of its whole batch and the row at which its
 # own start.
@@ -200,7 +205,7 @@ class Batcher:
         self._ran.observe(seconds)
         for observer in self.observers:
             observer.ran(questions, decisions, seconds)
-        if all(question.take_over is None for question in questions):
+        if not any(question.take_over for question in questions):
             return [*encoded]
         return [
             reply if question.take_over is None else _taken_over(question, decisions, start, reply)
@@ -231,7 +236,7 @@ def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisi
     """Decisions for all rows, and the row at which each question's own start."""
     observations = _together(questions)
     run = runner.run if questions[0].memory is None else _remembering(runner, questions)
-    if all(map(_is_plain, questions)):
+    if all(question.is_plain for question in questions):
         decisions = runner.decide(run(observations, None))
     else:
         counts = [question.rows for question in questions]
@@ -263,10 +268,6 @@ def _remembering(
         return parameters
 
     return run
-
-
-def _is_plain(question: Question) -> bool:
-    return question.seeds is None and question.masks is None and question.temperature == 1.0
 
 
 def _together(questions: Sequence[Question]) -> Observations:
