@@ -106,7 +106,7 @@ class InferenceSettings(PlatformSettings):
         256, description="Memory for these states in MiB, likewise."
     )
     inference_session_idle_s: Annotated[float, Field(gt=0)] = Field(
-        3600.0, description="Seconds after its last decision in which a session is forgotten."
+        3600.0, description="Seconds after its last decision at which a session is forgotten."
     )
     inference_drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
         0.0, description="Seconds health says NOT_SERVING before new calls are refused."

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from conftest import StartService
 from inference_process import InferenceProcess
 from recurrent_policies import (
     CUE,
@@ -38,6 +37,7 @@ from tutelage.v1 import policy_pb2 as pb
 from tutelage.v1 import policy_pb2_grpc
 from tutelage.v1.array_pb2 import Array
 
+StartService = Callable[..., InferenceProcess]
 CUES = {"left": (LEFT_CUE, 0), "right": (RIGHT_CUE, 1)}
 POLE = [0.0, 0.0, 0.1, 0.0]
 # At once, and by way of the queue and the threads of slower models.
