@@ -17,12 +17,13 @@ from services.common.action_space import Discrete
 from services.common.errors import InvalidInput, PreconditionFailed
 from services.common.server.calls import Call, Reply, unreadable
 from services.common.spec import Distribution, PolicySpec
-from services.inference.batching import Encode, Question, TakeOver
+from services.inference.batching import Asked, Encode, Question, TakeOver
 from services.inference.core import PolicyCore
+from services.inference.decision_ids import DecisionId
 from services.inference.decoding import decode_masks
 from services.inference.distribution import Seeds, row_seeds
 from services.inference.runner import Observations
-from services.inference.split import Split
+from services.inference.split import STABLE, Split
 from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
@@ -45,6 +46,7 @@ class Acting:
         draw_seed: gives a seed in [1, 2^64) for a drawn question that came without one.
         tracker: keeps decisions; None: they cannot be tracked.
         track_all: whether each decision of Act is tracked, asked for or not.
+        logged: whether decisions are logged.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class Acting:
         tracker: Tracker | None = None,
         *,
         track_all: bool = False,
+        logged: bool = False,
     ) -> None:
         self._core = core
         self._draw_seed = draw_seed
-        self._tracker, self._track_all = tracker, track_all
+        self._tracker, self._track_all, self._logged = tracker, track_all, logged
         self._loop = asyncio.get_running_loop()
         self._loading: set[asyncio.Task[None]] = set()
 
@@ -130,7 +133,13 @@ class Acting:
                 served, served.encoder.one, call, request, observation, request.action_mask
             )
             question.with_value = request.include_value and _has_value(served.spec)
-            question.take_over = self._take_over(request, served)
+            if request.track or self._track_all:
+                decision = DecisionId.draw(served.manifest.policy)
+                question.take_over = self._take_over(request, served, decision)
+                if self._logged:
+                    question.asked = _asked_for(request, (decision,))
+            elif self._logged:
+                question.asked = _asked_for(request)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
@@ -149,6 +158,8 @@ class Acting:
                 served, served.encoder.many, call, request, observations, flags
             )
             question.with_value = request.include_values and _has_value(served.spec)
+            if self._logged:
+                question.asked = _asked_for(request)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
@@ -175,15 +186,15 @@ class Acting:
             request.include_probabilities,
         )
 
-    def _take_over(self, request: pb.ActRequest, served: ServedVersion) -> TakeOver | None:
-        if not (request.track or self._track_all):
-            return None
+    def _take_over(
+        self, request: pb.ActRequest, served: ServedVersion, decision: DecisionId
+    ) -> TakeOver:
         if self._tracker is None:
             raise PreconditionFailed(
                 "the decision cannot be tracked: this server has no Redis to keep it in; set "
                 "TUTELAGE_REDIS_URL, or leave track out"
             )
-        return self._tracker.tracked(request, served)
+        return self._tracker.tracked(request, served, decision)
 
     def _seeds(
         self, request: pb.ActRequest | pb.ActBatchRequest, rows: int, spec: PolicySpec
@@ -201,6 +212,12 @@ def _asked(served: ServedVersion, questions: Sequence[Question | Exception]) -> 
         return served.batcher.ask(sound)
     replies = iter(served.batcher.ask(sound) if sound else ())
     return [next(replies) if isinstance(each, Question) else each for each in questions]
+
+
+def _asked_for(
+    request: pb.ActRequest | pb.ActBatchRequest, decisions: Sequence[DecisionId] = ()
+) -> Asked:
+    return Asked("" if request.version else request.alias or STABLE, request.session, decisions)
 
 
 def _temperature(request: pb.ActRequest | pb.ActBatchRequest) -> float:

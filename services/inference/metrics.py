@@ -123,3 +123,18 @@ UNUSUAL = Gauge(
     "Share of these observations with an element that is more than 5 standard deviations off.",
     ["policy", "version"],
 )
+LOG_ROWS = Counter(
+    "tutelage_inference_decision_log_rows_total",
+    "Decisions that were written to files of the decision log.",
+    ["policy"],
+)
+LOG_DROPPED = Counter(
+    "tutelage_inference_decision_log_dropped_total",
+    "Decisions that were to be logged and were not: the files are not written fast enough, or "
+    "cannot be.",
+    ["policy"],
+)
+LOG_ERRORS = Counter(
+    "tutelage_inference_decision_log_errors_total",
+    "Times that a file of the decision log could not be written.",
+)

@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from services.common.errors import InvalidConfig
-from services.common.registry import PolicyRegistry
+from services.common.registry import PolicyManifest, PolicyRegistry
 from services.common.server import run_service
 from services.common.server.access import guarded
 from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
+from services.inference.decision_log import DecisionLog
 from services.inference.feeding import Feeding
 from services.inference.outcome_stores import OutcomeStores
 from services.inference.reporting import Reporting
@@ -34,7 +35,7 @@ class InferenceService:
     """The core and the watcher behind one PolicyService. Made inside an event loop.
 
     Raises:
-        InvalidConfig: see `outcome_stores`.
+        InvalidConfig: see `outcome_stores` and `decision_log`.
     """
 
     def __init__(self, settings: InferenceSettings) -> None:
@@ -60,6 +61,7 @@ class InferenceService:
         )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
+        self._log = decision_log(settings)
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
         return PolicyRunner(
@@ -69,15 +71,18 @@ class InferenceService:
             intra_op_threads=self._settings.inference_intra_op_threads,
         )
 
-    def _make_batcher(self, runner: PolicyRunner, policy: str) -> Batcher:
-        return Batcher(
+    def _make_batcher(self, runner: PolicyRunner, manifest: PolicyManifest) -> Batcher:
+        batcher = Batcher(
             runner,
-            policy=policy,
+            policy=manifest.policy,
             executor=self._executor,
             max_batch=self._settings.inference_max_batch,
             queue_limit=self._settings.inference_queue_limit,
             inline_s=self._settings.inference_inline_us * 1e-6,
         )
+        if self._log is not None:
+            batcher.observers = (self._log.of(manifest),)
+        return batcher
 
     async def serve(self) -> None:
         """Serve until told to stop; ready once the repository has been looked at.
@@ -89,7 +94,11 @@ class InferenceService:
         try:
             with outcomes_kept(self.core, self._stores) as (tracker, reporting):
                 acting = Acting(
-                    self.core, draw_seed, tracker, track_all=self._settings.inference_track_all
+                    self.core,
+                    draw_seed,
+                    tracker,
+                    track_all=self._settings.inference_track_all,
+                    logged=self._log is not None,
                 )
                 table = guarded(policy_service(self.core, acting, reporting), ROLES, self._access)
                 await run_service(
@@ -101,6 +110,8 @@ class InferenceService:
             watching.cancel()
             self._rollouts.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
+            if self._log is not None:
+                self._log.close(CLOSE_S)
 
 
 def outcome_stores(settings: InferenceSettings) -> OutcomeStores | None:
@@ -114,6 +125,16 @@ def outcome_stores(settings: InferenceSettings) -> OutcomeStores | None:
     if settings.inference_track_all:
         raise InvalidConfig("TUTELAGE_INFERENCE_TRACK_ALL needs a Redis: set TUTELAGE_REDIS_URL")
     return None
+
+
+def decision_log(settings: InferenceSettings) -> DecisionLog | None:
+    """Where decisions are logged; None: nowhere.
+
+    Raises:
+        InvalidConfig: when pyarrow is not installed.
+    """
+    url = settings.inference_decision_log
+    return DecisionLog(url, settings.log_limits()) if url else None
 
 
 @contextmanager
