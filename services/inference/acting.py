@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from services.common.action_space import Discrete
 from services.common.errors import InvalidInput, PreconditionFailed
 from services.common.server.calls import Call, Reply, unreadable
+from services.common.server.watching import note
 from services.common.spec import Distribution, PolicySpec
 from services.inference.batching import Asked, Encode, Question, TakeOver
 from services.inference.core import PolicyCore
@@ -47,6 +48,7 @@ class Acting:
         tracker: keeps decisions; None: they cannot be tracked.
         track_all: whether each decision of Act is tracked, asked for or not.
         logged: whether decisions are logged.
+        noted: whether somebody looks at calls, and wants to know which version answers.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Acting:
         *,
         track_all: bool = False,
         logged: bool = False,
+        noted: bool = False,
     ) -> None:
         self._core = core
         self._draw_seed = draw_seed
-        self._tracker, self._track_all, self._logged = tracker, track_all, logged
+        self._tracker, self._track_all = tracker, track_all
+        self._logged, self._noted = logged, noted
         self._loop = asyncio.get_running_loop()
         self._loading: set[asyncio.Task[None]] = set()
 
@@ -93,6 +97,8 @@ class Acting:
             group[0].append(i)
             group[1].append(call)
             group[2].append(request)
+            if self._noted:
+                _note(call, served)
         for served, (places, callers, requests) in found.items():
             answers = _asked(served, ask(served, callers, requests))
             for place, reply in zip(places, answers, strict=True):
@@ -107,6 +113,7 @@ class Acting:
     async def _answer_when_loaded(self, call: Call, request: A, ask: Ask[A]) -> None:
         try:
             served = await self._core.find(request.policy, request.version, request.alias)
+            _note(call, served)
             (reply,) = _asked(served, ask(served, [call], [request]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
             reply = error
@@ -212,6 +219,10 @@ def _asked(served: ServedVersion, questions: Sequence[Question | Exception]) -> 
         return served.batcher.ask(sound)
     replies = iter(served.batcher.ask(sound) if sound else ())
     return [next(replies) if isinstance(each, Question) else each for each in questions]
+
+
+def _note(call: Call, served: ServedVersion) -> None:
+    note(call, policy=served.manifest.policy, version=served.manifest.version)
 
 
 def _asked_for(

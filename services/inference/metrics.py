@@ -39,6 +39,11 @@ SERVING = Gauge(
     "Version that answers for an alias.",
     ["policy", "alias"],
 )
+SERVED = Gauge(
+    "tutelage_inference_served_info",
+    "1 for the version that answers for an alias, with the SHA-256 of its model.",
+    ["policy", "alias", "version", "digest"],
+)
 LOAD_FAILURES = Counter(
     "tutelage_inference_load_failures_total", "Versions that were refused.", ["policy"]
 )

@@ -17,6 +17,7 @@ from services.common.errors import (
 from services.common.gathering import Gatherer
 from services.common.outcomes import Outcome, Reported
 from services.common.server.calls import Call, Reply, parse
+from services.common.server.watching import note
 from services.inference import metrics
 from services.inference.core import PolicyCore
 from services.inference.decision_ids import DecisionId
@@ -74,6 +75,7 @@ class Reporting:
                 f"there is no decision {request.decision_id[:200]!r}; expected a decision_id that "
                 "Act gave"
             )
+        note(call, policy=decision.policy)
         served = self._served(decision.policy)
         stores.declare(decision.policy, served.rows.schema)
         _check_reward(request.reward)

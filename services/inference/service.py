@@ -7,18 +7,20 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidConfig
 from services.common.registry import PolicyManifest, PolicyRegistry
 from services.common.server import run_service
 from services.common.server.access import guarded
+from services.common.server.watching import watched
 from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
-from services.inference.decision_log import DecisionLog
 from services.inference.feeding import Feeding
 from services.inference.outcome_stores import OutcomeStores
+from services.inference.records import Records
 from services.inference.reporting import Reporting
 from services.inference.rollouts import Rollouts
 from services.inference.runner import PolicyRunner
@@ -28,6 +30,9 @@ from services.inference.tracking import Tracker
 from services.inference.versions import Catalogue, Loader
 from services.inference.watcher import RepositoryWatcher
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 CLOSE_S = 5.0
 
 
@@ -35,10 +40,13 @@ class InferenceService:
     """The core and the watcher behind one PolicyService. Made inside an event loop.
 
     Raises:
-        InvalidConfig: see `outcome_stores` and `decision_log`.
+        InvalidConfig: see `outcome_stores` and `Records`.
+
+    Args:
+        traces: where spans of calls are sent; None: there are none.
     """
 
-    def __init__(self, settings: InferenceSettings) -> None:
+    def __init__(self, settings: InferenceSettings, traces: TracerProvider | None = None) -> None:
         self._settings, self._access = settings, settings.access()
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
@@ -61,7 +69,7 @@ class InferenceService:
         )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
-        self._log = decision_log(settings)
+        self._records = Records(settings, self._access, traces)
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
         return PolicyRunner(
@@ -80,8 +88,7 @@ class InferenceService:
             queue_limit=self._settings.inference_queue_limit,
             inline_s=self._settings.inference_inline_us * 1e-6,
         )
-        if self._log is not None:
-            batcher.observers = (self._log.of(manifest),)
+        batcher.observers = self._records.observers(manifest)
         return batcher
 
     async def serve(self) -> None:
@@ -91,6 +98,7 @@ class InferenceService:
             ResourceExhausted: when the port is taken.
         """
         watching = asyncio.create_task(self.watcher.run())
+        watchers = self._records.watchers()
         try:
             with outcomes_kept(self.core, self._stores) as (tracker, reporting):
                 acting = Acting(
@@ -98,9 +106,11 @@ class InferenceService:
                     draw_seed,
                     tracker,
                     track_all=self._settings.inference_track_all,
-                    logged=self._log is not None,
+                    logged=self._records.logs_decisions,
+                    noted=bool(watchers),
                 )
                 table = guarded(policy_service(self.core, acting, reporting), ROLES, self._access)
+                table = watched(table, watchers)
                 await run_service(
                     [table],
                     self._settings.server_options(),
@@ -110,8 +120,7 @@ class InferenceService:
             watching.cancel()
             self._rollouts.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
-            if self._log is not None:
-                self._log.close(CLOSE_S)
+            self._records.close(CLOSE_S)
 
 
 def outcome_stores(settings: InferenceSettings) -> OutcomeStores | None:
@@ -125,16 +134,6 @@ def outcome_stores(settings: InferenceSettings) -> OutcomeStores | None:
     if settings.inference_track_all:
         raise InvalidConfig("TUTELAGE_INFERENCE_TRACK_ALL needs a Redis: set TUTELAGE_REDIS_URL")
     return None
-
-
-def decision_log(settings: InferenceSettings) -> DecisionLog | None:
-    """Where decisions are logged; None: nowhere.
-
-    Raises:
-        InvalidConfig: when pyarrow is not installed.
-    """
-    url = settings.inference_decision_log
-    return DecisionLog(url, settings.log_limits()) if url else None
 
 
 @contextmanager

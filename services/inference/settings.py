@@ -116,6 +116,14 @@ class InferenceSettings(PlatformSettings):
         description="MiB of memory that decisions of all policies take at which the largest file "
         "is written. At twice as much decisions are left out of the log.",
     )
+    inference_access_log_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Share of the calls that have a line in the log; above 0, calls that fail have "
+        "one too.",
+    )
+    inference_access_log_errors: Annotated[int, Field(ge=0)] = Field(
+        10, description="Most such lines a second of calls that fail."
+    )
     inference_drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
         0.0, description="Seconds health says NOT_SERVING before new calls are refused."
     )
