@@ -59,6 +59,7 @@ def ask_in_every_way(client: Client, policy: str) -> None:
     discrete = policy == "cartpole"
     for i in range(8):
         client.act(state[i], policy=policy, session=f"robot-{i}", probabilities=i % 2 == 0)
+        client.act(state[i], policy=policy)
         client.act(state[i], policy=policy, sample=True, temperature=2.0)
         client.act(state[i], policy=policy, sample=True, seed=100 + i, version=1)
     client.act_batch(state[8:], policy=policy, sample=True, seed=5)
@@ -92,7 +93,7 @@ def test_logged_decisions_are_made_again_from_the_files(
         ask_in_every_way(logged.client, policy)
     assert logged.stop() == 0
     again = start_service()
-    for policy, rows in (("cartpole", 3 * 8 + 32 + 3), ("arm", 3 * 8 + 32)):
+    for policy, rows in (("cartpole", 4 * 8 + 32 + 3), ("arm", 4 * 8 + 32)):
         table = read(folder, policy).to_pylist()
         assert len(table) == rows
         for row in table:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from collector import Collector, attributes
 from inference_process import InferenceProcess
@@ -19,6 +20,7 @@ from services.common.telemetry import traces_wanted
 from tutelage.v1 import policy_pb2 as pb
 from tutelage.v1.policy_pb2_grpc import PolicyServiceStub
 
+STATE = np.array([0, 0, 0, 1], np.float32)
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -86,6 +88,15 @@ def test_a_call_has_a_span_of_its_callers_trace_and_parts_of_it(
     assert collector.resources[0]["service.name"] == "tutelage-inference"
     (line,) = [line for line in service.records("call") if line["method"].endswith("/Act")]
     assert line["trace"] == TRACE
+
+
+def test_calls_alike_are_described_alike(service: InferenceProcess, collector: Collector) -> None:
+    for _ in range(3):
+        service.client.act(STATE)
+    spans = collector.wait(lambda spans: len(named(spans, "PolicyService/Act")) == 3)
+    for span in named(spans, "PolicyService/Act"):
+        assert attributes(span)["tutelage.version"] == 1
+    assert len(named(spans, "infer")) == 3
 
 
 def test_what_fails_is_an_error_only_where_the_service_is_to_blame(
