@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from services.common.registry import PolicyManifest
@@ -64,11 +65,12 @@ class Records:
         return tuple(found)
 
     def close(self, timeout_s: float) -> None:
-        """Write and send what has come, each for so long at most."""
+        """Write and send what has come, for so long at most."""
+        deadline = time.monotonic() + timeout_s
         for part in (self._decisions, self._calls):
             if part is not None:
-                part.close(timeout_s)
+                part.close(max(0.0, deadline - time.monotonic()))
         if self._traces is not None:
             from services.common.tracing import close_provider
 
-            close_provider(self._traces, timeout_s)
+            close_provider(self._traces, max(0.0, deadline - time.monotonic()))

@@ -28,6 +28,12 @@ class InferenceSettings(PlatformSettings):
         description="native: connections belong to C++, which hands Python batches; aio: grpc.aio; "
         "auto: native where it has been built.",
     )
+    inference_workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        1,
+        description="Processes that share the port, for machines with cores to spare; each is "
+        "dealt connections, loads policies for itself, and has a metrics port, counted from the "
+        "first.",
+    )
     inference_poll_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         1.0, description="Seconds between two looks at the policy repository."
     )
@@ -180,6 +186,13 @@ class InferenceSettings(PlatformSettings):
             bytes=self.inference_decision_log_mib * MIB,
         )
 
+    def as_worker(self, number: int, port: int) -> InferenceSettings:
+        """Those of one of several workers, counted from 0, which share a port."""
+        metrics_port = self.inference_metrics_port and self.inference_metrics_port + number
+        address = f"{self.inference_address.rpartition(':')[0]}:{port}"
+        own = {"inference_address": address, "inference_metrics_port": metrics_port}
+        return self.model_copy(update=own)
+
     def server_options(self) -> ServerOptions:
         """How the gRPC server listens.
 
@@ -195,6 +208,7 @@ class InferenceSettings(PlatformSettings):
             transport=self.inference_transport,
             max_waiting_calls=self.inference_queue_limit,
             tls=self._tls(),
+            share_port=self.inference_workers > 1,
         )
 
     def _tls(self) -> Tls | None:
