@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import warnings
 
 from services.common.errors import TutelageError
 from services.common.settings import load
-from services.common.telemetry import configure_logging, serve_metrics
+from services.common.telemetry import configure_logging, serve_metrics, traces_wanted
 from services.inference.memory import share_arenas
 from services.inference.service import InferenceService
 from services.inference.settings import InferenceSettings
@@ -24,7 +25,8 @@ async def serve(settings: InferenceSettings) -> None:
     """Run the service until it is told to stop."""
     if settings.inference_metrics_port:
         serve_metrics(settings.inference_metrics_port, settings.host)
-    await InferenceService(settings).serve()
+    traces = traces_wanted("inference", os.environ)
+    await InferenceService(settings, traces).serve()
 
 
 def main() -> None:

@@ -174,6 +174,11 @@ class _Turn:
         return self._call.metadata
 
     @property
+    def peer(self) -> str:
+        """As in `Call`."""
+        return self._call.peer
+
+    @property
     def content(self) -> bytes:
         """As in `Call`."""
         return self._call.content

@@ -14,6 +14,7 @@ from services.common.server.access import Access, read_tokens
 from services.common.server.bootstrap import Transport
 from services.common.settings import PlatformSettings, content_of, port_of
 from services.inference.canary import CanaryLimits
+from services.inference.decision_log import LogLimits
 from services.inference.outcome_stores import OutcomeLimits
 from services.inference.session_states import SessionLimits
 
@@ -114,6 +115,33 @@ class InferenceSettings(PlatformSettings):
     inference_session_idle_s: Annotated[float, Field(gt=0)] = Field(
         3600.0, description="Seconds after its last decision at which a session is forgotten."
     )
+    inference_decision_log: str | None = Field(
+        None,
+        description="Folder, or fsspec URL of one, to which decisions are logged as Parquet files, "
+        "a folder a policy. Unset: none are.",
+    )
+    inference_decision_log_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of the decisions that are logged."
+    )
+    inference_decision_log_rows: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="Decisions at which such a file is written."
+    )
+    inference_decision_log_s: Annotated[float, Field(gt=0, le=86400)] = Field(
+        60.0, description="Seconds after its first decision at which it is written."
+    )
+    inference_decision_log_mib: Annotated[int, Field(ge=1)] = Field(
+        32,
+        description="MiB of memory that decisions of all policies take at which the largest file "
+        "is written. At twice as much decisions are left out of the log.",
+    )
+    inference_access_log_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Share of the calls that have a line in the log; above 0, calls that fail have "
+        "one too.",
+    )
+    inference_access_log_errors: Annotated[int, Field(ge=0)] = Field(
+        10, description="Most such lines a second of calls that fail."
+    )
     inference_drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
         0.0, description="Seconds health says NOT_SERVING before new calls are refused."
     )
@@ -167,6 +195,15 @@ class InferenceSettings(PlatformSettings):
             patience_s=self.inference_track_timeout_ms / 1000,
             waiting_bytes=self.inference_track_mib * MIB,
             replay_bytes=self.inference_outcomes_mib * MIB,
+        )
+
+    def log_limits(self) -> LogLimits:
+        """How much is logged, and when files are written."""
+        return LogLimits(
+            rate=self.inference_decision_log_rate,
+            rows=self.inference_decision_log_rows,
+            seconds=self.inference_decision_log_s,
+            bytes=self.inference_decision_log_mib * MIB,
         )
 
     def as_worker(self, number: int, port: int) -> InferenceSettings:

@@ -112,6 +112,11 @@ class _Message(AwaitedCall):
         return self._stream.metadata
 
     @property
+    def peer(self) -> str:
+        """As in `Call`."""
+        return self._stream.peer
+
+    @property
     def deadline(self) -> float:
         """As in `Call`."""
         return self._stream.deadline

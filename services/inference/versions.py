@@ -164,7 +164,7 @@ class Loader:
         self,
         registry: PolicyRegistry,
         make_runner: Callable[[bytes, PolicySpec], PolicyRunner],
-        make_batcher: Callable[[PolicyRunner, str], Batcher],
+        make_batcher: Callable[[PolicyRunner, PolicyManifest], Batcher],
         sessions: Sessions,
         *,
         max_loaded: int,
@@ -250,7 +250,7 @@ class Loader:
             unavailable = Unavailable(f"the policy repository cannot be read: {error}")
             self.refuse(policy, version, unavailable)
             raise unavailable from error
-        batcher = self._make_batcher(runner, policy)
+        batcher = self._make_batcher(runner, manifest)
         decoder, encoder = Decoder(manifest.spec.observation), Encoder(manifest)
         recurrence = None
         if manifest.spec.state:
