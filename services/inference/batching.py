@@ -48,6 +48,7 @@ class Question:
     with_probabilities, with_value: whether the reply has them.
     take_over: gives the reply in its own time, if any does.
     asked: None: no decisions are logged.
+    instead: gives the reply in place of an error, where there is a default action.
     """
 
     call: Call
@@ -62,6 +63,7 @@ class Question:
     with_value: bool = False
     take_over: TakeOver | None = None
     asked: Asked | None = None
+    instead: Instead | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -74,6 +76,8 @@ class Question:
 Encode = Callable[[Question, Decisions, int], bytes]
 # The same with the serialized reply, which is given now, or later (None) by the call's `answer`.
 TakeOver = Callable[[Question, Decisions, int, bytes], Reply | None]
+# What a call is answered in place of an error, which may be the error.
+Instead = Callable[[Call, Exception], Reply]
 
 
 class Observer(Protocol):
@@ -164,7 +168,10 @@ class Batcher:
             replies = self._replies(batch)
         except Exception as error:  # noqa: BLE001 - who waits is told, and who comes is served
             replies = [error] * len(batch)
-        for question, reply in zip(batch, replies, strict=True):
+        for question, given in zip(batch, replies, strict=True):
+            reply = given
+            if isinstance(reply, Exception) and question.instead is not None:
+                reply = question.instead(question.call, reply)
             if reply is not None:
                 question.call.answer(reply)
         self._executor.submit(self._work)  # behind what waits for other versions

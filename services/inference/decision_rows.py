@@ -8,7 +8,7 @@
     sampling_rate    at which decisions were logged
     observation, or observation.<part>
     action_mask      missing where all was allowed; there are none for actions in a Box
-    selection        greedy, sample or epsilon_greedy
+    selection        greedy, sample or epsilon_greedy; missing where `degraded`
     seed             of an action that was drawn; else missing
     temperature
     epsilon          of ε-greedy decisions; else missing
@@ -64,6 +64,9 @@ def is_sampled(numbers: Seeds, rate: float) -> Masks:
     return uniforms(numbers) < rate
 
 
+NOTHING = Asked("", "")
+
+
 class Asking(NamedTuple):
     """What one question asked, of the rows that are logged, `rows` of them."""
 
@@ -104,14 +107,13 @@ def asking(question: Question, chosen: Masks, values: Sequence[float] | None) ->
     Args:
         values: of all its rows, where they were asked for.
     """
-    assert question.asked is not None
     at: Indices = slice(None) if chosen.all() else np.flatnonzero(chosen)
     rows = int(chosen.sum())
     if not rows:
         return None
     return Asking(
         rows,
-        question.asked,
+        question.asked or NOTHING,
         question.observations[at],
         None if question.masks is None else question.masks[at],
         question.temperature,
@@ -230,7 +232,12 @@ class Columns:
             "decision_id": [text for one in asked for text in _ids(one)],
             **seen,
             "action_mask": self._masks(asked),
-            "selection": [_selection(one) for one in asked for _ in range(one.rows)],
+            "selection": [
+                None if part.degraded else _selection(one)
+                for part in parts
+                for one in part.asked
+                for _ in range(one.rows)
+            ],
             "seed": [seed for one in asked for seed in _or_nothing(one, one.seeds)],
             "temperature": _repeated(parts, lambda one: one.temperature),
             "epsilon": [one.epsilon for one in asked for _ in range(one.rows)],

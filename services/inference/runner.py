@@ -27,6 +27,10 @@ WARM_UP_RUNS = 5
 ACTION_TOLERANCE = 1e-4  # of float32 arithmetic, in normalised units
 
 
+class ModelFailed(InvalidInput):
+    """The model has no answer to what fits its policy's spec."""
+
+
 class PolicyRunner:
     """Runs a model on batches; what a row gives never depends on its company.
 
@@ -59,16 +63,16 @@ class PolicyRunner:
         """The policy's output `(n, parameters)` for observations `(n, *shape)`.
 
         Raises:
-            InvalidInput: when the model fails on them, or its output is not finite.
+            ModelFailed: when the model fails on them, or its output is not finite.
         """
         try:
             parameters = self._chunks(observations, masks)
         except Exception as error:
-            raise InvalidInput(f"the policy fails on this observation: {error}") from error
+            raise ModelFailed(f"the policy fails on this observation: {error}") from error
         flat = parameters.ravel()
         # A finite sum of squares means finite elements; an infinite one proves nothing.
         if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
-            raise InvalidInput(
+            raise ModelFailed(
                 "the policy's output is not finite for this observation; "
                 "is it in the range the policy was trained on?"
             )

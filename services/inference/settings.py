@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -102,6 +102,11 @@ class InferenceSettings(PlatformSettings):
         256,
         description="Size in MiB of the replay of one policy's outcomes, where it is made; at most "
         "a million rows.",
+    )
+    inference_default_actions: dict[str, int | list[Any]] = Field(
+        default_factory=dict,
+        description="Safe actions by policy, in JSON, that Act answers with in place of an error "
+        "that is not the request's fault, flagged degraded: a number, or a list of elements.",
     )
     inference_decision_log: str | None = Field(
         None,

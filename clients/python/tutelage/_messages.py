@@ -77,6 +77,19 @@ def encode_mask(mask: npt.ArrayLike | None) -> Sequence[bool]:
     return flags
 
 
+def encode_action(action: npt.ArrayLike) -> policy_pb2.Action:
+    """An action: a Discrete one's number, or the elements of another.
+
+    Raises:
+        InvalidInput: when it is none of these.
+    """
+    array = _numbers(action, "default action")
+    if array.ndim == 0 and array.dtype.kind in "iu":
+        return policy_pb2.Action(discrete=int(array))
+    numbers = array_pb2.Array(values=array.ravel().tolist(), shape=array.shape)
+    return policy_pb2.Action(elements=numbers)
+
+
 def act_request(
     observation: Observation,
     policy: str,
@@ -92,6 +105,7 @@ def act_request(
     track: bool,
     previous: Decision | str,
     session: str,
+    default: npt.ArrayLike | None = None,
 ) -> policy_pb2.ActRequest:
     """The request of one decision."""
     with refusing_misfits():
@@ -111,6 +125,7 @@ def act_request(
             track=track,
             previous_decision_id=_id_of(previous),
             session=session,
+            default_action=None if default is None else encode_action(default),
         )
 
 
@@ -194,6 +209,7 @@ def decode_decision(response: policy_pb2.ActResponse) -> Decision:
         parameters=np.array(response.parameters) if response.parameters else None,
         value=response.value if response.HasField("value") else None,
         decision_id=response.decision_id,
+        degraded=response.degraded,
     )
 
 

@@ -46,6 +46,7 @@ class AsyncClient(AsyncConnection):
         track: bool = False,
         previous: Decision | str = "",
         session: str = "",
+        default: npt.ArrayLike | None = None,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take; arguments as in `Client.act`."""
@@ -64,6 +65,7 @@ class AsyncClient(AsyncConnection):
             track,
             previous,
             session,
+            default,
         )
         return messages.decode_decision(await self._call(self._stub.Act, request, timeout_s))
 

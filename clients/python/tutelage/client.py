@@ -48,6 +48,7 @@ class Client(Connection):
         track: bool = False,
         previous: Decision | str = "",
         session: str = "",
+        default: npt.ArrayLike | None = None,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take.
@@ -71,6 +72,8 @@ class Client(Connection):
                 where none did, as at an episode's start.
             session: names who acts, so that all its calls are answered by one version, also where
                 a canary answers a share of them.
+            default: a safe action to be given, `degraded`, in place of an error that is not this
+                request's fault. None leaves it to the service, which may have one.
             timeout_s: seconds to wait for the answer, retries included.
         """
         request = messages.act_request(
@@ -88,6 +91,7 @@ class Client(Connection):
             track,
             previous,
             session,
+            default,
         )
         return messages.decode_decision(self._call(self._stub.Act, request, timeout_s))
 

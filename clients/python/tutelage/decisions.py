@@ -28,6 +28,8 @@ class Decision:
     value: when asked for: the discounted sum of rewards that the policy expects from here.
     decision_id: of a tracked decision, for `report`; "" where it is not tracked, also for want
         of Redis.
+    degraded: no model chose the action: it is the default that was named, or the service's own,
+        in place of an error. Then there is no version, and the log-probability means nothing.
     """
 
     action: int | Array
@@ -39,6 +41,7 @@ class Decision:
     parameters: npt.NDArray[np.float64] | None = None
     value: float | None = None
     decision_id: str = ""
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
