@@ -99,7 +99,7 @@ class DecisionLog:
         numbers = self.numbers(1)
         if not _chosen(numbers, self.limits.rate).any():
             return
-        one = Asking(1, asked, observation, mask, 1.0, None, None, slice(None), False, None)
+        one = Asking(1, asked, observation, mask, 1.0, None, None, slice(None), False, None, None)
         nothing = np.zeros((1, spec.parameters), np.float32)
         decided = Decided(time.time(), 0, "", True, [one], numbers, action, np.zeros(1), nothing)
         self.add(Columns(self._pa, policy, spec, self.limits.rate), decided)

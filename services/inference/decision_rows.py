@@ -7,6 +7,8 @@
     number           the decision's own, by which it was sampled: see `is_sampled`
     sampling_rate    at which decisions were logged
     observation, or observation.<part>
+    recurrent_state  before the decision, part after part; only where the policy has one, and
+                     missing where `degraded`
     action_mask      missing where all was allowed; there are none for actions in a Box
     selection        greedy, sample or epsilon_greedy; missing where `degraded`
     seed             of an action that was drawn; else missing
@@ -36,7 +38,7 @@ from services.common.parquet import column, column_type
 from services.common.spec import PolicySpec
 from services.inference.batching import Asked, Question, joined_masks
 from services.inference.distribution import Masks, Seeds, uniforms
-from services.inference.runner import Observations
+from services.inference.runner import Observations, States
 
 METADATA = b"tutelage.decisions"
 FORMAT = 1
@@ -80,6 +82,7 @@ class Asking(NamedTuple):
     at: Indices  # of these rows among the question's
     with_parameters: bool
     values: Sequence[float] | None
+    states: States | None
 
 
 class Decided(NamedTuple):
@@ -122,7 +125,13 @@ def asking(question: Question, chosen: Masks, values: Sequence[float] | None) ->
         at,
         question.with_probabilities,
         None if values is None else np.asarray(values)[at].tolist(),
+        _states(question, at),
     )
+
+
+def _states(question: Question, at: Indices) -> States | None:
+    memory = question.memory
+    return None if memory is None or memory.before is None else memory.before[at]
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,8 @@ class Columns:
         }
         for name, space in spec.observation.inputs.items():
             types[name] = column_type(pa, space.row)
+        if spec.state_size:
+            types["recurrent_state"] = pa.list_(pa.float32(), spec.state_size)
         if spec.actions:
             types["action_mask"] = pa.list_(pa.bool_(), spec.actions)
         types |= {
@@ -231,6 +242,7 @@ class Columns:
             "session": [one.asked.session or None for one in asked for _ in range(one.rows)],
             "decision_id": [text for one in asked for text in _ids(one)],
             **seen,
+            "recurrent_state": self._states(asked),
             "action_mask": self._masks(asked),
             "selection": [
                 None if part.degraded else _selection(one)
@@ -243,6 +255,16 @@ class Columns:
             "epsilon": [one.epsilon for one in asked for _ in range(one.rows)],
             "value": [value for one in asked for value in _or_nothing(one, one.values)],
         }
+
+    def _states(self, asked: Sequence[Asking]) -> Cells:
+        states = [
+            np.zeros((one.rows, self.spec.state_size), np.float32)
+            if one.states is None
+            else one.states
+            for one in asked
+        ]
+        missing = np.repeat([one.states is None for one in asked], [one.rows for one in asked])
+        return _Sparse(np.concatenate(states), missing)
 
     def _masks(self, asked: Sequence[Asking]) -> _Sparse:
         masks = joined_masks(

@@ -89,7 +89,9 @@ class Fallback:
             asked = Asked("" if request.version else request.alias or STABLE, request.session)
             self._decisions.degraded(state.name, state.spec, asked, seen, mask, action)
         content: bytes = pb.ActResponse(
-            action=_encoded(action, state.spec.action), degraded=True
+            action=_encoded(action, state.spec.action),
+            degraded=True,
+            recurrent_state=request.recurrent_state,  # which stands where it stood
         ).SerializeToString()
         return content
 

@@ -16,6 +16,7 @@ from services.common.settings import PlatformSettings, content_of, port_of
 from services.inference.canary import CanaryLimits
 from services.inference.decision_log import LogLimits
 from services.inference.outcome_stores import OutcomeLimits
+from services.inference.session_states import SessionLimits
 
 MIB = 1 << 20
 
@@ -103,6 +104,17 @@ class InferenceSettings(PlatformSettings):
         description="Size in MiB of the replay of one policy's outcomes, where it is made; at most "
         "a million rows.",
     )
+    inference_session_most: Annotated[int, Field(ge=1)] = Field(
+        100_000,
+        description="Sessions of recurrent policies whose state is kept; beyond it the one that "
+        "has been idle for longest is forgotten.",
+    )
+    inference_session_mib: Annotated[int, Field(ge=1)] = Field(
+        256, description="Memory for these states in MiB, likewise."
+    )
+    inference_session_idle_s: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="Seconds after its last decision at which a session is forgotten."
+    )
     inference_default_actions: dict[str, int | list[Any]] = Field(
         default_factory=dict,
         description="Safe actions by policy, in JSON, that Act answers with in place of an error "
@@ -172,6 +184,14 @@ class InferenceSettings(PlatformSettings):
     def canary_limits(self) -> CanaryLimits:
         """What a canary may do."""
         return CanaryLimits(self.inference_canary_errors, self.inference_canary_slower)
+
+    def session_limits(self) -> SessionLimits:
+        """How much is kept of sessions, and how long."""
+        return SessionLimits(
+            self.inference_session_most,
+            self.inference_session_mib * MIB,
+            self.inference_session_idle_s,
+        )
 
     def outcome_limits(self) -> OutcomeLimits:
         """How much is kept of decisions and outcomes, and how long."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.spec import ObservationSpace, PolicySpec
+from services.common.spec import ObservationSpace, PolicySpec, StatePart
 
 _TYPES = {
     "float32": "TYPE_FP32",
@@ -18,7 +18,8 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
 
     Follows the ONNX signature of the platform: `observation` in, or `observation.<part>` for each
     part of a Dict, and `action_mask` where the policy takes one; the distribution's parameters
-    and the greedy `action` out; the first axis is the batch.
+    and the greedy `action` out; the first axis is the batch. A recurrent policy is asked for
+    sequences, of which Triton keeps the state.
     """
     inputs = ",\n".join(_input(*named) for named in spec.observation.inputs.items())
     if spec.masked:
@@ -37,12 +38,27 @@ output [
 {outputs}  {{ name: "action", data_type: {_TYPES[spec.action.dtype]}, {_action_dims(spec)} }}
 ]
 version_policy: {{ all: {{ }} }}
-"""
+{_sequences(spec)}"""
 
 
 def _input(name: str, space: ObservationSpace) -> str:
     dims = ", ".join(str(length) for length in space.shape)
     return f'  {{ name: "{name}", data_type: {_TYPES[space.dtype]}, dims: [ {dims} ] }}'
+
+
+def _sequences(spec: PolicySpec) -> str:
+    if not spec.state:
+        return ""
+    parts = ",\n".join(map(_state, spec.state))
+    return f"sequence_batching {{\n  state [\n{parts}\n  ]\n}}\n"
+
+
+def _state(part: StatePart) -> str:
+    is_like = f"data_type: TYPE_FP32, dims: [ {', '.join(str(length) for length in part.shape)} ]"
+    return (
+        f'    {{ input_name: "{part.input}", output_name: "{part.output}", {is_like},\n'
+        f'      initial_state: {{ {is_like}, zero_data: true, name: "zero" }} }}'
+    )
 
 
 def _action_dims(spec: PolicySpec) -> str:
