@@ -10,10 +10,10 @@ _UP = 1.01  # at most, a run; so that a few that were held up do not count
 
 
 class Pace:
-    """Seconds by the number of rows, in a straight line; not for several threads at a time.
+    """Seconds by the number of rows, in a straight line.
 
     It follows a faster run at once, and slower ones little by little: it is about the time of
-    the quickest runs.
+    the quickest runs. Of runs in several threads at once some may not count.
 
     Args:
         first_s: of a run of one row. row_s: of each row more.
