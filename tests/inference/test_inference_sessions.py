@@ -29,9 +29,10 @@ from recurrent_policies import (
 from tiny_policies import linear_model, publish
 from transports import TRANSPORTS
 
+from services.common.embedded_redis import EmbeddedRedis
 from services.common.ports import free_port
 from services.common.registry import PolicyRegistry
-from tutelage import AsyncClient, Client
+from tutelage import AsyncClient, Client, Session
 from tutelage.errors import InvalidInput, PreconditionFailed
 from tutelage.v1 import policy_pb2 as pb
 from tutelage.v1 import policy_pb2_grpc
@@ -275,6 +276,27 @@ def test_a_stream_without_a_session_is_one(service: InferenceProcess) -> None:
             replies = list(stub.ActStream(iter(requests), timeout=20))
             assert [reply.action.discrete for reply in replies] == [1] * 21
             assert [reply.state_reset for reply in replies] == [True] + [False] * 20
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_a_tracked_session_knows_where_its_episodes_start(
+    start_service: StartService, registry: PolicyRegistry, tmp_path: Path, carry: bool
+) -> None:
+    publish(registry, cue_model(), policy="cue", spec=CUE)
+    with EmbeddedRedis(tmp_path / "valkey") as server:
+        client = start_service(inference_track_timeout_ms=5000, redis_url=server.url).client
+        session = Session(client, policy="cue", carry_state=carry)
+        for cue, action in (*CUES.values(), *CUES.values()):
+            seen = cue
+            for step in range(4):
+                decision = session.act(seen)
+                assert (decision.action, decision.state_reset) == (action, False)
+                assert decision.decision_id
+                seen = NOTHING
+                assert session.report(seen, 1.0, terminated=step == 3)
+        session.act(RIGHT_CUE)
+        session.reset()
+        assert session.act(LEFT_CUE).action == 0
 
 
 def metric(port: int, name: str) -> float:
