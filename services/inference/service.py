@@ -18,6 +18,7 @@ from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
+from services.inference.fallback import Fallback
 from services.inference.feeding import Feeding
 from services.inference.outcome_stores import OutcomeStores
 from services.inference.records import Records
@@ -49,6 +50,7 @@ class InferenceService:
 
     def __init__(self, settings: InferenceSettings, traces: TracerProvider | None = None) -> None:
         self._settings, self._access = settings, settings.access()
+        self._records = Records(settings, self._access, traces)
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
         loader = Loader(
@@ -63,6 +65,9 @@ class InferenceService:
             registry, catalogue, loader, poll_s=settings.inference_poll_s
         )
         self.core = PolicyCore(registry, catalogue, loader, self.watcher)
+        self._fallback = Fallback(
+            self.core, settings.inference_default_actions, self._records.decisions
+        )
         self._rollouts = Rollouts(
             catalogue,
             settings.canary_limits(),
@@ -71,7 +76,6 @@ class InferenceService:
         )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
-        self._records = Records(settings, self._access, traces)
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
         return PolicyRunner(
@@ -105,10 +109,11 @@ class InferenceService:
             with outcomes_kept(self.core, self._stores) as (tracker, reporting):
                 acting = Acting(
                     self.core,
+                    self._fallback,
                     draw_seed,
                     tracker,
                     track_all=self._settings.inference_track_all,
-                    logged=self._records.logs_decisions,
+                    logged=self._records.decisions is not None,
                     noted=bool(watchers),
                 )
                 table = guarded(policy_service(self.core, acting, reporting), ROLES, self._access)
