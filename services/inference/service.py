@@ -17,6 +17,8 @@ from services.inference.acting import Acting
 from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
 from services.inference.feeding import Feeding
+from services.inference.oip.servicer import ROLES as MODEL_ROLES
+from services.inference.oip.servicer import open_inference_service
 from services.inference.outcome_stores import OutcomeStores
 from services.inference.reporting import Reporting
 from services.inference.rollouts import Rollouts
@@ -31,7 +33,7 @@ CLOSE_S = 5.0
 
 
 class InferenceService:
-    """The core and the watcher behind one PolicyService. Made inside an event loop.
+    """The core and the watcher behind the services. Made inside an event loop.
 
     Raises:
         InvalidConfig: see `outcome_stores`.
@@ -60,6 +62,10 @@ class InferenceService:
         )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
+        self._stopping = asyncio.Event()
+
+    def _is_ready(self) -> bool:
+        return self.watcher.scanned.is_set() and not self._stopping.is_set()
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
         return PolicyRunner(
@@ -91,11 +97,15 @@ class InferenceService:
                 acting = Acting(
                     self.core, draw_seed, tracker, track_all=self._settings.inference_track_all
                 )
-                table = guarded(policy_service(self.core, acting, reporting), ROLES, self._access)
+                models = open_inference_service(self.core, acting, self._is_ready)
                 await run_service(
-                    [table],
+                    [
+                        guarded(policy_service(self.core, acting, reporting), ROLES, self._access),
+                        guarded(models, MODEL_ROLES, self._access),
+                    ],
                     self._settings.server_options(),
                     until_ready=self.watcher.scanned.wait,
+                    on_stop=self._stopping.set,
                 )
         finally:
             watching.cancel()

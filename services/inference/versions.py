@@ -31,7 +31,7 @@ from services.inference.split import CANARY, STABLE, Split, split_of
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedVersion:
     """A version in memory, warmed and ready; equal only to itself."""
 
