@@ -60,7 +60,7 @@ _SELECTIONS = (
 
 
 class Acting:
-    """Batch handlers, for one thread. Made inside an event loop, where versions are loaded.
+    """Batch handlers, for any thread. Made inside an event loop, where versions are loaded.
 
     Args:
         draw_seed: gives a seed in [1, 2^64) for a drawn question that came without one.

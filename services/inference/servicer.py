@@ -1,6 +1,7 @@
 """PolicyService on the wire: converts, and leaves what to decide to the core.
 
-Its hot path, Act and ActBatch, is in `acting`, what came of decisions in `reporting`.
+Its hot path, Act and ActBatch, is in `acting`, open calls of Act in `streaming`, what came of
+decisions in `reporting`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from collections.abc import Mapping
 
 from services.common.errors import InvalidInput
 from services.common.server.access import Role
-from services.common.server.calls import BatchMethod, Call, MethodTable, unary
+from services.common.server.calls import BatchMethod, Call, MethodTable, StreamMethod, unary
 from services.common.wire import encode_spec, timestamp
 from services.inference.acting import Acting
 from services.inference.core import PolicyCore
 from services.inference.reporting import Reporting
 from services.inference.split import STABLE, check_share
+from services.inference.streaming import Streaming
 from services.inference.versions import PolicyState
 from tutelage.v1 import policy_pb2 as pb
 
@@ -95,6 +97,7 @@ class PolicyServicer:
 ROLES: Mapping[str, Role] = {
     "Act": "act",
     "ActBatch": "act",
+    "ActStream": "act",
     "ReportOutcome": "report",
     "GetPolicy": "act",
     "ListPolicies": "act",
@@ -104,13 +107,14 @@ ROLES: Mapping[str, Role] = {
 
 
 def policy_service(core: PolicyCore, acting: Acting, reporting: Reporting) -> MethodTable:
-    """PolicyService, for any transport."""
-    servicer = PolicyServicer(core)
+    """PolicyService, for any transport. Made inside an event loop."""
+    servicer, streaming = PolicyServicer(core), Streaming(acting.act)
     return MethodTable(
         SERVICE,
         {
             "Act": BatchMethod(acting.act),
             "ActBatch": BatchMethod(acting.act_batch),
+            "ActStream": StreamMethod(streaming.act_stream, streaming.stop),
             "ReportOutcome": BatchMethod(reporting.report),
             "GetPolicy": unary(pb.GetPolicyRequest, servicer.GetPolicy),
             "ListPolicies": unary(pb.ListPoliciesRequest, servicer.ListPolicies),

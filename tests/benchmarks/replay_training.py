@@ -46,13 +46,13 @@ class Training:
         machine disturbs least; one for each call of `ratio`.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, steps: int = STEPS) -> None:
         torch.set_num_threads(1)  # as the trainer does
         registry = PolicyRegistry(str(folder / "policies"))
         self._resources = Resources(url, registry, "", folder / "reward_models")
         self._folder, self._numbers = folder, count()
         self.cpu_ratios: list[float] = []
-        self._config = self._configured(STEPS)
+        self._config = self._configured(steps)
         self._time(self._configured(1500))  # what is loaded and compiled once
 
     def ratio(self) -> float:
@@ -84,7 +84,7 @@ class Training:
 
     def _time(self, config: DQNRun) -> Spent:
         folder = self._folder / f"run-{next(self._numbers)}"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         wall_s, cpu_s = time.perf_counter(), self._cpu_s()
         learn_dqn(config, self._resources, folder)
         return Spent(time.perf_counter() - wall_s, self._cpu_s() - cpu_s)
@@ -106,7 +106,7 @@ class Training:
 
 
 def _in_memory(
-    config: ReplayConfig, sampling: Sampling, parts: replay_loop.ReplayParts
+    _: DQNRun, replay: ReplayConfig, sampling: Sampling, parts: replay_loop.ReplayParts
 ) -> MemoryReplay:
-    schema = replay_schema(parts.spec, config.frame_stack)
-    return MemoryReplay(schema, config.capacity, sampling)
+    schema = replay_schema(parts.spec, replay.frame_stack, replay.frame_pad)
+    return MemoryReplay(schema, replay.capacity, sampling)

@@ -17,6 +17,8 @@ from services.common.server.errors import STATUS
 from tutelage import errors
 
 PUBLIC = [
+    "ActStream",
+    "AsyncActStream",
     "AsyncClient",
     "AsyncSession",
     "Client",
@@ -52,6 +54,14 @@ def test_the_two_sessions_take_the_same_arguments(name: str) -> None:
     waiting = inspect.signature(getattr(tutelage.AsyncSession, name))
 
     assert [*blocking.parameters] == [*waiting.parameters]
+
+
+def test_the_two_streams_take_the_same_arguments() -> None:
+    for name in ("act", "close"):
+        blocking = inspect.signature(getattr(tutelage.ActStream, name))
+        assert blocking == inspect.signature(getattr(tutelage.AsyncActStream, name))
+    opened = [inspect.signature(kind.stream) for kind in (tutelage.Client, tutelage.AsyncClient)]
+    assert opened[0].parameters == opened[1].parameters
 
 
 def test_every_error_of_the_services_is_one_of_the_clients() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 import pytest
@@ -25,6 +25,7 @@ FINE = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 Call = Callable[[str, bytes], grpc.StatusCode]
+Stream = Callable[[Sequence[bytes]], grpc.StatusCode]
 
 numbers = st.floats(width=64) | st.sampled_from([0.0, 1.0, 1e38, -1e38, 3.4e38, 1e300, 5e-324])
 int64s = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 5)
@@ -84,9 +85,9 @@ aliases = st.builds(
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
-def call(
+def calls(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Call]:
+) -> Iterator[tuple[Call, Stream]]:
     folder = tmp_path_factory.mktemp("fuzz")
     registry = PolicyRegistry(str(folder / "policies"))
     publish(registry, linear_model())
@@ -104,7 +105,17 @@ def call(
     assert process.records("failed on what came together") == []
 
 
-def _calling(process: InferenceProcess) -> Iterator[Call]:
+@pytest.fixture
+def call(calls: tuple[Call, Stream]) -> Call:
+    return calls[0]
+
+
+@pytest.fixture
+def stream(calls: tuple[Call, Stream]) -> Stream:
+    return calls[1]
+
+
+def _calling(process: InferenceProcess) -> Iterator[tuple[Call, Stream]]:
     with grpc.insecure_channel(process.address) as channel:
 
         def status(method: str, content: bytes) -> grpc.StatusCode:
@@ -114,7 +125,16 @@ def _calling(process: InferenceProcess) -> Iterator[Call]:
                 return error.code()
             return grpc.StatusCode.OK
 
-        yield status
+        def stream_status(contents: Sequence[bytes]) -> grpc.StatusCode:
+            method = channel.stream_stream("/tutelage.v1.PolicyService/ActStream")
+            try:
+                replies = [*method(iter(contents), timeout=20)]
+            except grpc.RpcError as error:
+                return error.code()
+            assert len(replies) == len(contents)
+            return grpc.StatusCode.OK
+
+        yield status, stream_status
 
 
 fuzzed = settings(
@@ -136,6 +156,20 @@ def test_act_takes_any_field_values(call: Call, request: pb.ActRequest) -> None:
 @given(request=batches)
 def test_act_batch_takes_any_field_values(call: Call, request: pb.ActBatchRequest) -> None:
     assert call("ActBatch", request.SerializeToString()) in FINE
+
+
+@fuzzed
+@given(requests=st.lists(acts, max_size=4))
+def test_act_stream_takes_any_field_values(
+    stream: Stream, requests: Sequence[pb.ActRequest]
+) -> None:
+    assert stream([request.SerializeToString() for request in requests]) in FINE
+
+
+@settings(fuzzed, max_examples=50)
+@given(contents=st.lists(st.binary(max_size=64), max_size=3))
+def test_any_bytes_on_a_stream_are_answered(stream: Stream, contents: Sequence[bytes]) -> None:
+    assert stream(contents) in FINE
 
 
 @fuzzed

@@ -8,9 +8,12 @@ from tutelage.decisions import Decision, Decisions
 from tutelage.errors import TutelageError
 from tutelage.feedback import FeedbackClient
 from tutelage.sessions import AsyncSession, Session
+from tutelage.streams import ActStream, AsyncActStream
 from tutelage.training import TrainingClient
 
 __all__ = [
+    "ActStream",
+    "AsyncActStream",
     "AsyncClient",
     "AsyncSession",
     "Client",

@@ -16,6 +16,7 @@ Response = TypeVar("Response")
 
 
 NOBODY = Credentials()
+ACT_S = 2.0
 
 
 class Connection:

@@ -94,7 +94,7 @@ def act_request(
     session: str,
 ) -> policy_pb2.ActRequest:
     """The request of one decision."""
-    with _refusing_misfits():
+    with refusing_misfits():
         return policy_pb2.ActRequest(
             policy=policy,
             version=version,
@@ -129,7 +129,7 @@ def act_batch_request(
     session: str,
 ) -> policy_pb2.ActBatchRequest:
     """The request of many decisions."""
-    with _refusing_misfits():
+    with refusing_misfits():
         return policy_pb2.ActBatchRequest(
             policy=policy,
             version=version,
@@ -169,7 +169,7 @@ def report_request(
     array, parts = None, {}
     if next_observation is not None:
         array, parts = _encode_array(next_observation), encode_parts(next_observation)
-    with _refusing_misfits():
+    with refusing_misfits():
         return policy_pb2.ReportOutcomeRequest(
             decision_id=decision_id,
             reward=reward,
@@ -223,13 +223,13 @@ def set_alias_request(
     policy: str, alias: str, version: int, share: float | None
 ) -> policy_pb2.SetAliasRequest:
     """The request that points an alias at a version, and gives it a share if it is given one."""
-    with _refusing_misfits():
+    with refusing_misfits():
         return policy_pb2.SetAliasRequest(policy=policy, alias=alias, version=version, share=share)
 
 
 def set_share_request(policy: str, alias: str, share: float) -> policy_pb2.SetAliasRequest:
     """The request that says which share of the calls an alias has a part in."""
-    with _refusing_misfits():
+    with refusing_misfits():
         return policy_pb2.SetAliasRequest(policy=policy, alias=alias, share=share)
 
 
@@ -239,7 +239,7 @@ def rollback_request(policy: str, alias: str) -> policy_pb2.SetAliasRequest:
 
 
 @contextmanager
-def _refusing_misfits() -> Iterator[None]:
+def refusing_misfits() -> Iterator[None]:
     """Say InvalidInput for what protobuf refuses, such as a negative seed."""
     try:
         yield

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from tutelage import _messages as messages
-from tutelage._calls import NOBODY, AsyncConnection
-from tutelage.client import ACT_S, ADMIN_S, CANARY, STABLE
+from tutelage._calls import ACT_S, NOBODY, AsyncConnection
+from tutelage.client import ADMIN_S, CANARY, STABLE
 from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
+from tutelage.streams import AsyncActStream, opening
 from tutelage.v1 import policy_pb2, policy_pb2_grpc
 
 
@@ -99,6 +100,13 @@ class AsyncClient(AsyncConnection):
             session,
         )
         return messages.decode_decisions(await self._call(self._stub.ActBatch, request, timeout_s))
+
+    def stream(
+        self, *, policy: str = "", version: int = 0, alias: str = STABLE, session: str = ""
+    ) -> AsyncActStream:
+        """Decisions that follow one another, over one call; see `Client.stream`."""
+        first = opening(policy, version, alias, session)
+        return AsyncActStream(self._stub.ActStream, self._metadata, first)
 
     async def report(
         self,

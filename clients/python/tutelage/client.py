@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from tutelage import _messages as messages
-from tutelage._calls import NOBODY, Connection
+from tutelage._calls import ACT_S, NOBODY, Connection
 from tutelage.credentials import Credentials
 from tutelage.decisions import Decision, Decisions
+from tutelage.streams import ActStream, opening
 from tutelage.v1 import policy_pb2, policy_pb2_grpc
 
 STABLE, CANARY = "stable", "canary"
-ACT_S = 2.0
 ADMIN_S = 30.0
 
 
@@ -129,6 +129,23 @@ class Client(Connection):
             session,
         )
         return messages.decode_decisions(self._call(self._stub.ActBatch, request, timeout_s))
+
+    def stream(
+        self, *, policy: str = "", version: int = 0, alias: str = STABLE, session: str = ""
+    ) -> ActStream:
+        """Decisions that follow one another, over one call that stays open.
+
+            with client.stream(policy="cartpole") as stream:
+                decision = stream.act(observation)
+
+        It is opened with the first of them.
+
+        Args:
+            policy, version, alias: as in `act`, of all decisions.
+            session: likewise; "" for one of its own.
+        """
+        first = opening(policy, version, alias, session)
+        return ActStream(self._stub.ActStream, self._metadata, first)
 
     def report(
         self,

@@ -6,9 +6,10 @@ import uuid
 
 import numpy.typing as npt
 
+from tutelage._calls import ACT_S
 from tutelage._messages import Observation
 from tutelage.aio import AsyncClient
-from tutelage.client import ACT_S, STABLE, Client
+from tutelage.client import STABLE, Client
 from tutelage.decisions import Decision
 from tutelage.errors import InvalidInput
 

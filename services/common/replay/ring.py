@@ -70,7 +70,7 @@ class Ring:
         """Numbers of uniformly drawn step rows, with replacement; `size` must not be 0."""
         drawn = (generator.random(count) * self.size).astype(np.int64)  # faster than integers()
         drawn += self._first_step
-        return self._steps[drawn % self.capacity]
+        return self._steps.take(drawn, mode="wrap")  # half the time of indexing by a remainder
 
     def number(self, slots: Index) -> Index:
         """The numbers of the rows in these slots."""

@@ -140,8 +140,8 @@ def _guard(method: Method, role: Role | None, access: Access) -> Method:
             return BatchMethod(_guard_batch(handle, role, access))
         case UnaryMethod(handle):
             return UnaryMethod(_guard_unary(handle, role, access))
-        case StreamMethod(handle):
-            return StreamMethod(_guard_stream(handle, role, access))
+        case StreamMethod(handle, stop):
+            return StreamMethod(_guard_stream(handle, role, access), stop)
 
 
 def _guard_batch(handle: BatchHandler, role: Role, access: Access) -> BatchHandler:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
@@ -10,13 +9,13 @@ from typing import Any
 
 import grpc
 
+from services.common.server.awaited import AwaitedCall, TurnGatherer
 from services.common.server.calls import (
     BatchHandler,
     BatchMethod,
     Metadata,
     Method,
     MethodTable,
-    Reply,
     StreamHandler,
     UnaryHandler,
     UnaryMethod,
@@ -25,19 +24,20 @@ from services.common.server.calls import (
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AioCall:
+class AioCall(AwaitedCall):
     """A call that grpc.aio brought; see `Call`."""
 
-    __slots__ = ("_context", "_loop", "arrived", "content", "method", "reply")
+    __slots__ = ("_context", "_method")
 
     def __init__(self, method: str, content: bytes, context: Context) -> None:
-        self.method = method
-        self.content = content
-        self.arrived = time.monotonic()
-        self._context = context
-        self._loop = asyncio.get_running_loop()
-        # Cancelled together with the coroutine that awaits it, as it is when the caller leaves.
-        self.reply: asyncio.Future[bytes] = self._loop.create_future()
+        # The reply is cancelled with the coroutine that awaits it, as when the caller leaves.
+        super().__init__(content)
+        self._method, self._context = method, context
+
+    @property
+    def method(self) -> str:
+        """As in `Call`."""
+        return self._method
 
     @property
     def metadata(self) -> Metadata:
@@ -49,48 +49,6 @@ class AioCall:
         """As in `Call`."""
         left = self._context.time_remaining()
         return math.inf if left is None else time.monotonic() + left
-
-    def cancelled(self) -> bool:
-        """As in `Call`."""
-        return self.reply.done()
-
-    def answer(self, reply: Reply) -> None:
-        """As in `Call`."""
-        self._loop.call_soon_threadsafe(self.settle, reply)
-
-    def settle(self, reply: Reply) -> None:
-        """Answer in the event loop's own thread."""
-        if self.reply.done():
-            return
-        if isinstance(reply, bytes):
-            self.reply.set_result(reply)
-        else:
-            self.reply.set_exception(reply)
-
-
-class _Gatherer:
-    """Gathers the calls of one turn of the event loop for a batch handler."""
-
-    def __init__(self, handler: BatchHandler) -> None:
-        self._handler = handler
-        self._calls: list[AioCall] = []
-
-    def add(self, call: AioCall) -> asyncio.Future[bytes]:
-        if not self._calls:
-            asyncio.get_running_loop().call_soon(self._handle)
-        self._calls.append(call)
-        return call.reply
-
-    def _handle(self) -> None:
-        calls = [call for call in self._calls if not call.cancelled()]
-        self._calls = []
-        try:
-            replies = self._handler(calls)
-        except Exception as error:  # noqa: BLE001 - whatever it is, all of them are answered
-            replies = [error] * len(calls)
-        for call, reply in zip(calls, replies, strict=True):
-            if reply is not None:
-                call.settle(reply)
 
 
 def register(table: MethodTable, server: grpc.aio.Server) -> None:
@@ -110,7 +68,7 @@ def _handler(path: str, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _gathered(path: str, handle: BatchHandler) -> Any:
-    gatherer = _Gatherer(handle)
+    gatherer = TurnGatherer(handle)
 
     async def answer(content: bytes, context: Context) -> bytes:
         return await gatherer.add(AioCall(path, content, context))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ import structlog
 from services.common.errors import InvalidConfig, ResourceExhausted
 from services.common.ports import port_is_free
 from services.common.server import aio
-from services.common.server.calls import MethodTable
+from services.common.server.calls import MethodTable, StreamMethod
 from services.common.server.errors import ErrorInterceptor
 from services.common.server.health import Health
 from services.common.server.reflection import reflection_tables
@@ -129,6 +129,7 @@ class GrpcServer:
     def __init__(self, services: Sequence[Service | MethodTable], options: ServerOptions) -> None:
         self._options = options
         self._health, tables = _beside(services)
+        self._tables = tables
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor()], options=options.channel_arguments()
         )
@@ -151,7 +152,7 @@ class GrpcServer:
         """As in `Server`."""
         await self._health.set_serving(False)
         await asyncio.sleep(self._options.drain_s)
-        await self._server.stop(self._options.grace_s)
+        await _ending_streams(self._tables, self._server.stop(self._options.grace_s))
 
 
 class NativeServer:
@@ -165,13 +166,13 @@ class NativeServer:
         from services.common.server.native import NativeTransport
 
         self._options = options
-        self._health, tables = _beside(services)
+        self._health, self._tables = _beside(services)
         _check_port(options.address)
         tls = options.tls
         try:
             self._transport = NativeTransport(
                 options.address,
-                tables,
+                self._tables,
                 arguments=dict(options.channel_arguments()),
                 most_calls=options.max_waiting_calls,
                 most_bytes=options.max_waiting_bytes,
@@ -195,7 +196,7 @@ class NativeServer:
         """As in `Server`."""
         await self._health.set_serving(False)
         await asyncio.sleep(self._options.drain_s)
-        await self._transport.stop(self._options.grace_s)
+        await _ending_streams(self._tables, self._transport.stop(self._options.grace_s))
 
 
 def open_server(services: Sequence[Service | MethodTable], options: ServerOptions) -> Server:
@@ -227,6 +228,17 @@ def _beside(services: Sequence[Service | MethodTable]) -> tuple[Health, list[Met
     own = [service for service in services if isinstance(service, MethodTable)]
     files = {table.name: table.file for table in own if table.file is not None}
     return health, [*own, health.table, *reflection_tables([*names, health.table.name], files)]
+
+
+async def _ending_streams(tables: Sequence[MethodTable], stop: Awaitable[None]) -> None:
+    """Stop, and have streams come to their ends once clients are told to go elsewhere."""
+    stopping = asyncio.ensure_future(stop)
+    await asyncio.sleep(0)
+    for table in tables:
+        for method in table.methods.values():
+            if isinstance(method, StreamMethod):
+                method.stop()
+    await stopping
 
 
 def _bind(server: grpc.aio.Server, options: ServerOptions) -> int:

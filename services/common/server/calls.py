@@ -78,9 +78,14 @@ class UnaryMethod:
 
 @dataclass(frozen=True, slots=True)
 class StreamMethod:
-    """Answered message by message by an async generator in the event loop."""
+    """Answered message by message by an async generator in the event loop.
+
+    stop: called in the event loop once the server takes no new calls: streams should come to
+        their ends, which are otherwise waited for as long as calls under way may go on.
+    """
 
     handle: StreamHandler
+    stop: Callable[[], None] = lambda: None
 
 
 Method = BatchMethod | UnaryMethod | StreamMethod

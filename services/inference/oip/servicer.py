@@ -17,7 +17,7 @@ from services.inference.acting import Acting
 from services.inference.core import PolicyCore
 from services.inference.oip.inferring import Inferring
 from services.inference.oip.parameters import address
-from services.inference.oip.streaming import Streaming
+from services.inference.oip.streaming import InferStreaming
 from services.inference.oip.tensors import Tensor, inputs_of, outputs_of
 from services.inference.versions import PolicyState
 from tutelage.oip.v2 import inference_pb2 as pb
@@ -172,6 +172,7 @@ def open_inference_service(
 ) -> MethodTable:
     """GRPCInferenceService, for any transport."""
     asked, inferring = OpenInferenceServicer(core, is_ready), Inferring(acting)
+    streaming = InferStreaming(inferring.infer)
     return MethodTable(
         SERVICE,
         {
@@ -182,7 +183,7 @@ def open_inference_service(
             "ModelMetadata": unary(pb.ModelMetadataRequest, asked.ModelMetadata),
             "ModelConfig": unary(pb.ModelConfigRequest, asked.ModelConfig),
             "ModelInfer": BatchMethod(inferring.infer),
-            "ModelStreamInfer": StreamMethod(Streaming(inferring.infer).infer),
+            "ModelStreamInfer": StreamMethod(streaming.infer, streaming.stop),
             "RepositoryIndex": unary(pb.RepositoryIndexRequest, asked.RepositoryIndex),
             "RepositoryModelLoad": unary(pb.RepositoryModelLoadRequest, asked.RepositoryModelLoad),
             "RepositoryModelUnload": unary(

@@ -45,6 +45,11 @@ class PolicyServiceStub:
                 request_serializer=tutelage_dot_v1_dot_policy__pb2.ActBatchRequest.SerializeToString,
                 response_deserializer=tutelage_dot_v1_dot_policy__pb2.ActBatchResponse.FromString,
                 _registered_method=True)
+        self.ActStream = channel.stream_stream(
+                '/tutelage.v1.PolicyService/ActStream',
+                request_serializer=tutelage_dot_v1_dot_policy__pb2.ActRequest.SerializeToString,
+                response_deserializer=tutelage_dot_v1_dot_policy__pb2.ActResponse.FromString,
+                _registered_method=True)
         self.ReportOutcome = channel.unary_unary(
                 '/tutelage.v1.PolicyService/ReportOutcome',
                 request_serializer=tutelage_dot_v1_dot_policy__pb2.ReportOutcomeRequest.SerializeToString,
@@ -83,6 +88,20 @@ class PolicyServiceServicer:
 
     def ActBatch(self, request, context):
         """Chooses an action for each of many observations with one version of a policy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActStream(self, request_iterator, context):
+        """As Act, one decision a message, in order, over one call that stays open. All messages are of
+        one policy, one version or alias, and one session, which the first names; later ones leave
+        them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+        is one of its own.
+        A message that cannot be answered ends the stream with the status that Act would give; what
+        was answered before counts. The server may end a stream with OK before the client does, as
+        it does when it is told to stop: a message without an answer has then not been acted on, and
+        can be sent again as the first of another stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +156,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ActBatch,
                     request_deserializer=tutelage_dot_v1_dot_policy__pb2.ActBatchRequest.FromString,
                     response_serializer=tutelage_dot_v1_dot_policy__pb2.ActBatchResponse.SerializeToString,
+            ),
+            'ActStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ActStream,
+                    request_deserializer=tutelage_dot_v1_dot_policy__pb2.ActRequest.FromString,
+                    response_serializer=tutelage_dot_v1_dot_policy__pb2.ActResponse.SerializeToString,
             ),
             'ReportOutcome': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportOutcome,
@@ -214,6 +238,33 @@ class PolicyService:
             '/tutelage.v1.PolicyService/ActBatch',
             tutelage_dot_v1_dot_policy__pb2.ActBatchRequest.SerializeToString,
             tutelage_dot_v1_dot_policy__pb2.ActBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tutelage.v1.PolicyService/ActStream',
+            tutelage_dot_v1_dot_policy__pb2.ActRequest.SerializeToString,
+            tutelage_dot_v1_dot_policy__pb2.ActResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,16 @@ class PolicyServiceStub:
     """
     ActBatch: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ActBatchRequest, _policy_pb2.ActBatchResponse]
     """Chooses an action for each of many observations with one version of a policy."""
+    ActStream: _grpc.StreamStreamMultiCallable[_policy_pb2.ActRequest, _policy_pb2.ActResponse]
+    """As Act, one decision a message, in order, over one call that stays open. All messages are of
+    one policy, one version or alias, and one session, which the first names; later ones leave
+    them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+    is one of its own.
+    A message that cannot be answered ends the stream with the status that Act would give; what
+    was answered before counts. The server may end a stream with OK before the client does, as
+    it does when it is told to stop: a message without an answer has then not been acted on, and
+    can be sent again as the first of another stream.
+    """
     ReportOutcome: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ReportOutcomeRequest, _policy_pb2.ReportOutcomeResponse]
     """Says what came of a tracked decision. Together they become a transition in the replay
     "<policy>.outcomes", which a run of the preset cartpole-continual, or one like it, learns from.
@@ -74,6 +84,16 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """
     ActBatch: _aio.UnaryUnaryMultiCallable[_policy_pb2.ActBatchRequest, _policy_pb2.ActBatchResponse]  # type: ignore[assignment]
     """Chooses an action for each of many observations with one version of a policy."""
+    ActStream: _aio.StreamStreamMultiCallable[_policy_pb2.ActRequest, _policy_pb2.ActResponse]  # type: ignore[assignment]
+    """As Act, one decision a message, in order, over one call that stays open. All messages are of
+    one policy, one version or alias, and one session, which the first names; later ones leave
+    them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+    is one of its own.
+    A message that cannot be answered ends the stream with the status that Act would give; what
+    was answered before counts. The server may end a stream with OK before the client does, as
+    it does when it is told to stop: a message without an answer has then not been acted on, and
+    can be sent again as the first of another stream.
+    """
     ReportOutcome: _aio.UnaryUnaryMultiCallable[_policy_pb2.ReportOutcomeRequest, _policy_pb2.ReportOutcomeResponse]  # type: ignore[assignment]
     """Says what came of a tracked decision. Together they become a transition in the replay
     "<policy>.outcomes", which a run of the preset cartpole-continual, or one like it, learns from.
@@ -116,6 +136,22 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.ActBatchResponse, _abc.Awaitable[_policy_pb2.ActBatchResponse]]:
         """Chooses an action for each of many observations with one version of a policy."""
+
+    @_abc_1.abstractmethod
+    def ActStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_policy_pb2.ActRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_policy_pb2.ActResponse], _abc.AsyncIterator[_policy_pb2.ActResponse]]:
+        """As Act, one decision a message, in order, over one call that stays open. All messages are of
+        one policy, one version or alias, and one session, which the first names; later ones leave
+        them out, or repeat them (INVALID_ARGUMENT: they name others). Without a session, the stream
+        is one of its own.
+        A message that cannot be answered ends the stream with the status that Act would give; what
+        was answered before counts. The server may end a stream with OK before the client does, as
+        it does when it is told to stop: a message without an answer has then not been acted on, and
+        can be sent again as the first of another stream.
+        """
 
     @_abc_1.abstractmethod
     def ReportOutcome(
