@@ -23,6 +23,7 @@ from services.inference.decoding import decode_masks
 from services.inference.distribution import Seeds, row_seeds
 from services.inference.runner import Observations
 from services.inference.split import Split
+from services.inference.templates import Template, Templates
 from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
@@ -81,10 +82,16 @@ class Acting:
         self._tracker, self._track_all = tracker, track_all
         self._loop = asyncio.get_running_loop()
         self._loading: set[asyncio.Task[None]] = set()
+        self._templates = Templates()
 
     def act(self, calls: Sequence[Call]) -> list[Reply | None]:
         """One decision a call; see BatchHandler."""
-        return self.answer(calls, pb.ActRequest, self._ones)
+        asked = _Asked(len(calls))
+        contents = [call.content for call in calls]
+        others = range(len(calls)) if self._track_all else self._ask_alike(calls, contents, asked)
+        if others:
+            self._ask(calls, contents, others, asked, pb.ActRequest, self._ones)
+        return asked.replies()
 
     def act_batch(self, calls: Sequence[Call]) -> list[Reply | None]:
         """Many decisions of one version a call; see BatchHandler."""
@@ -96,13 +103,58 @@ class Acting:
         Args:
             ask: makes of the requests for one version the questions it is asked.
         """
-        replies: list[Reply | None] = [None] * len(calls)
+        asked = _Asked(len(calls))
+        contents = [call.content for call in calls]
+        self._ask(calls, contents, range(len(calls)), asked, kind, ask)
+        return asked.replies()
+
+    def _ask_alike(
+        self, calls: Sequence[Call], contents: Sequence[bytes], asked: _Asked
+    ) -> list[int]:
+        """Ask what is like requests before; returns the places of the others."""
+        others: list[int] = []
+        alike: dict[Template, list[int]] = {}
+        for i, content in enumerate(contents):
+            template = self._templates.find(content)
+            if template is None:
+                others.append(i)
+            else:
+                alike.setdefault(template, []).append(i)
+        for template, places in alike.items():
+            request = template.request
+            served = self._core.served(request.policy, request.version, request.alias)
+            rows = None
+            if isinstance(served, ServedVersion):
+                raw = template.raw([contents[i] for i in places])
+                rows = served.decoder.alike(request, raw, len(places))
+            if rows is None or not isinstance(served, ServedVersion):
+                others += places
+                continue
+            encode = served.encoder.one
+            asked.add(
+                served,
+                places,
+                [Question(calls[i], encode, rows[k : k + 1], 1) for k, i in enumerate(places)],
+            )
+        return others
+
+    def _ask(
+        self,
+        calls: Sequence[Call],
+        contents: Sequence[bytes],
+        places: Sequence[int],
+        asked: _Asked,
+        kind: type[A],
+        ask: Ask[A],
+    ) -> None:
+        """Read the requests at these places, and ask what they ask."""
         found: dict[ServedVersion, tuple[list[int], list[Call], list[A]]] = {}
-        for i, call in enumerate(calls):
+        for i in places:
+            call = calls[i]
             try:
-                request = kind.FromString(call.content)
+                request = kind.FromString(contents[i])
             except DecodeError as error:
-                replies[i] = unreadable(call.method, error)
+                asked.refuse(i, unreadable(call.method, error))
                 continue
             served = self._core.served(request.policy, request.version, request.alias)
             if isinstance(served, Split):
@@ -110,17 +162,16 @@ class Acting:
             if served is None:
                 self._loop.call_soon_threadsafe(self._load, call, request, ask)
                 continue
+            if isinstance(request, pb.ActRequest):
+                self._templates.learn(request, contents[i])
             group = found.get(served)
             if group is None:
                 group = found[served] = ([], [], [])
             group[0].append(i)
             group[1].append(call)
             group[2].append(request)
-        for served, (places, callers, requests) in found.items():
-            answers = _asked(served, ask(served, callers, requests))
-            for place, reply in zip(places, answers, strict=True):
-                replies[place] = reply
-        return replies
+        for served, (own, callers, requests) in found.items():
+            asked.add(served, own, ask(served, callers, requests))
 
     def _load(self, call: Call, request: A, ask: Ask[A]) -> None:
         task = self._loop.create_task(self._answer_when_loaded(call, request, ask))
@@ -130,7 +181,7 @@ class Acting:
     async def _answer_when_loaded(self, call: Call, request: A, ask: Ask[A]) -> None:
         try:
             served = await self._core.find(request.policy, request.version, request.alias)
-            (reply,) = _asked(served, ask(served, [call], [request]))
+            (reply,) = _replies(served, ask(served, [call], [request]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
             reply = error
         if reply is not None:
@@ -225,7 +276,39 @@ class Acting:
         return np.array([first], dtype=np.uint64) if rows == 1 else row_seeds(first, rows)
 
 
-def _asked(served: ServedVersion, questions: Sequence[Question | Exception]) -> list[Reply | None]:
+class _Asked:
+    """What the calls of a batch ask of which version, and their replies."""
+
+    def __init__(self, count: int) -> None:
+        self._replies: list[Reply | None] = [None] * count
+        self._groups: dict[ServedVersion, tuple[list[int], list[Question | Exception]]] = {}
+
+    def add(
+        self,
+        served: ServedVersion,
+        places: Sequence[int],
+        questions: Sequence[Question | Exception],
+    ) -> None:
+        """What a version is asked by the calls at these places."""
+        own, together = self._groups.setdefault(served, ([], []))
+        own += places
+        together += questions
+
+    def refuse(self, place: int, error: Exception) -> None:
+        """A call that asks nothing."""
+        self._replies[place] = error
+
+    def replies(self) -> list[Reply | None]:
+        """Ask each version once."""
+        for served, (places, questions) in self._groups.items():
+            for place, reply in zip(places, _replies(served, questions), strict=True):
+                self._replies[place] = reply
+        return self._replies
+
+
+def _replies(
+    served: ServedVersion, questions: Sequence[Question | Exception]
+) -> list[Reply | None]:
     """A version's replies to the questions, and in its place what is none."""
     sound = [question for question in questions if isinstance(question, Question)]
     if len(sound) == len(questions):

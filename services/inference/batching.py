@@ -47,6 +47,11 @@ class Question:
     with_value: bool = False
     take_over: TakeOver | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the policy's output is all there is to decide by."""
+        return self.seeds is None and self.masks is None and self.temperature == 1.0
+
 
 # A question's serialized reply, from the decisions of its whole batch and the row at which its
 # own start.
@@ -181,7 +186,7 @@ class Batcher:
         self._ran.observe(seconds)
         for observer in self.observers:
             observer.ran(questions, decisions, seconds)
-        if all(question.take_over is None for question in questions):
+        if not any(question.take_over for question in questions):
             return [*encoded]
         return [
             reply if question.take_over is None else _taken_over(question, decisions, start, reply)
@@ -211,7 +216,7 @@ def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Questio
 def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, Sequence[int]]:
     """Decisions for all rows, and the row at which each question's own start."""
     observations = _together(questions)
-    if all(map(_is_plain, questions)):
+    if all(question.is_plain for question in questions):
         decisions = runner.decide(runner.run(observations))
     else:
         counts = [question.rows for question in questions]
@@ -225,10 +230,6 @@ def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisi
     if len(observations) == len(questions):
         return decisions, range(len(questions))
     return decisions, [0, *accumulate([question.rows for question in questions[:-1]])]
-
-
-def _is_plain(question: Question) -> bool:
-    return question.seeds is None and question.masks is None and question.temperature == 1.0
 
 
 def _together(questions: Sequence[Question]) -> Observations:

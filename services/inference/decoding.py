@@ -30,7 +30,7 @@ class ObservationDecoder:
         self._space = space
         self._size = space.size
         self._shape = list(space.shape)
-        self._row = (1, *space.shape)
+        self._row, self._rows_shape = (1, *space.shape), (-1, *space.shape)
         self._dtype = np.dtype(space.dtype)
         self._bytes = self._size * self._dtype.itemsize
         self._is_float = self._dtype.kind == "f"
@@ -58,13 +58,24 @@ class ObservationDecoder:
         raws = []
         for message in messages:
             raw = message.raw
-            if not self._is_plain(message, raw):
+            if not self._is_plain(message, len(raw)):
                 return None
             raws.append(raw)
-        rows: Observations = np.frombuffer(b"".join(raws), dtype=self._dtype)
-        if self._is_float and not math.isfinite(rows.dot(rows)):
+        rows = self._rows(b"".join(raws))
+        return None if rows is None else rows[:, None]
+
+    def alike(self, message: array_pb2.Array, raw: bytes, count: int) -> Observations | None:
+        """Observations `(count, *shape)` of messages that are like one, but for their raw bytes.
+
+        None: look at them one by one.
+
+        Args:
+            message: what they are like, without raw bytes.
+            raw: those of all of them, one after another.
+        """
+        if self._is_bounded or not self._is_plain(message, len(raw) / count):
             return None
-        return rows.reshape(len(raws), *self._row)
+        return self._rows(raw)
 
     def many(self, message: array_pb2.Array) -> Observations:
         """A batch of observations, `(n, *shape)` with n ≥ 1.
@@ -89,17 +100,20 @@ class ObservationDecoder:
         return np.array(values, dtype=np.float32).reshape(self._row)
 
     def _from_raw(self, message: array_pb2.Array, raw: bytes) -> Observations | None:
-        if self._is_bounded or not self._is_plain(message, raw):
+        if self._is_bounded or not self._is_plain(message, len(raw)):
             return None
-        row: Observations = np.frombuffer(raw, dtype=self._dtype)
-        # A finite sum of squares means finite elements; an infinite one proves nothing.
-        if self._is_float and not math.isfinite(row.dot(row)):
-            return None
-        return row.reshape(self._row)
+        return self._rows(raw)
 
-    def _is_plain(self, message: array_pb2.Array, raw: bytes) -> bool:
+    def _rows(self, raw: bytes) -> Observations | None:
+        rows: Observations = np.frombuffer(raw, dtype=self._dtype)
+        # A finite sum of squares means finite elements; an infinite one proves nothing.
+        if self._is_float and not math.isfinite(rows.dot(rows)):
+            return None
+        return rows.reshape(self._rows_shape)
+
+    def _is_plain(self, message: array_pb2.Array, raw_bytes: float) -> bool:
         return (
-            len(raw) == self._bytes
+            raw_bytes == self._bytes
             and message.dtype in self._dtypes
             and not message.values
             and self._has_own_shape(message)
@@ -183,6 +197,13 @@ class Decoder:
         if self._array is not None and not any(r.observation_parts for r in requests):
             together = self._array.together([request.observation for request in requests])
         return [self._one_or_error(r) for r in requests] if together is None else [*together]
+
+    def alike(self, request: policy_pb2.ActRequest, raw: bytes, count: int) -> Observations | None:
+        """Observations `(count, …)` of requests that are like one, but for their raw bytes; see
+        ObservationDecoder."""
+        if self._array is None:
+            return None
+        return self._array.alike(request.observation, raw, count)
 
     def _one_or_error(self, request: policy_pb2.ActRequest) -> Observations | InvalidInput:
         try:

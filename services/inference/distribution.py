@@ -82,7 +82,7 @@ def _normalised(
     allowed: npt.NDArray[np.floating], temperatures: Floats | None
 ) -> tuple[Floats, Floats]:
     """The log-softmax, and the logarithm (n, 1) of the sum that was divided by."""
-    shifted: Floats = allowed.astype(np.float64)
+    shifted = np.array(allowed, dtype=np.float64)
     # The functions behind .max() and .sum(), which cost as much again for a row or two.
     shifted -= np.maximum.reduce(shifted, axis=1, keepdims=True)
     if temperatures is not None:

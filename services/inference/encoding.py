@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 
 from services.common.action_space import Discrete
@@ -10,6 +12,10 @@ from services.common.wire import encode_elements
 from services.inference.batching import Question
 from services.inference.distribution import Decisions
 from tutelage.v1 import policy_pb2 as pb
+
+# Written by hand, for a message of one number costs ten times as much.
+_LOG_PROBABILITY = struct.Struct("<Bd")
+_LOG_PROBABILITY_TAG = pb.ActResponse.DESCRIPTOR.fields_by_name["log_probability"].number << 3 | 1
 
 
 class Encoder:
@@ -29,7 +35,19 @@ class Encoder:
 
     def one(self, question: Question, decisions: Decisions, row: int) -> bytes:
         """The ActResponse to a question of one row."""
-        response = pb.ActResponse(log_probability=decisions.log_probabilities[row])
+        said = _LOG_PROBABILITY.pack(_LOG_PROBABILITY_TAG, decisions.log_probabilities[row])
+        said += self._asked_for(question, decisions, row)
+        if isinstance(decisions.actions, list):
+            return self._discrete[decisions.actions[row]] + said + self._one
+        elements = encode_elements(decisions.actions[row])
+        chosen: bytes = pb.ActResponse(action=pb.Action(elements=elements)).SerializeToString()
+        return chosen + said + self._one
+
+    @staticmethod
+    def _asked_for(question: Question, decisions: Decisions, row: int) -> bytes:
+        if question.seeds is None and not (question.with_probabilities or question.with_value):
+            return b""
+        response = pb.ActResponse()
         if question.seeds is not None:
             response.seed = int(question.seeds[0])
         if question.with_probabilities:
@@ -37,12 +55,7 @@ class Encoder:
             response.parameters.extend(decisions.parameters[row].tolist())
         if question.with_value:
             (response.value,) = _values(question, decisions, row)
-        if isinstance(decisions.actions, list):
-            chosen = self._discrete[decisions.actions[row]]
-        else:
-            elements = encode_elements(decisions.actions[row])
-            chosen = pb.ActResponse(action=pb.Action(elements=elements)).SerializeToString()
-        content: bytes = chosen + response.SerializeToString() + self._one
+        content: bytes = response.SerializeToString()
         return content
 
     def many(self, question: Question, decisions: Decisions, start: int) -> bytes:

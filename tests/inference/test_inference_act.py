@@ -78,6 +78,26 @@ def test_the_greedy_action_and_the_version_that_chose_it(client: Client) -> None
     assert client.act(LEFT, policy="cartpole").action == 0
 
 
+def test_requests_like_one_before_are_answered_by_their_own_observation(
+    stub: policy_pb2_grpc.PolicyServiceStub,
+) -> None:
+    def ask(observation: list[float], alias: str = "stable", dtype: int = DTYPE_FLOAT32) -> int:
+        raw = np.array(observation, dtype="<f4").tobytes()
+        array = Array(raw=raw, dtype=dtype, shape=[4])
+        response = stub.Act(pb.ActRequest(policy="cartpole", alias=alias, observation=array))
+        assert response.version == {"stable": 1, "canary": 2}[alias]
+        assert response.log_probability <= 0
+        return int(response.action.discrete)
+
+    for _ in range(3):
+        assert [ask(RIGHT), ask(LEFT), ask(RIGHT)] == [1, 0, 1]
+        assert ask(RIGHT, alias="canary") == 0
+        for wrong in ({"observation": [np.nan] * 4}, {"observation": RIGHT, "dtype": 77}):
+            with pytest.raises(grpc.RpcError) as refused:
+                ask(**wrong)
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_probabilities_only_when_asked_for(client: Client) -> None:
     decision = client.act(RIGHT, policy="cartpole")
 

@@ -88,6 +88,8 @@ class NativeTransport:
             self._handle(calls)
 
     def _handle(self, calls: Sequence[transport.Call]) -> None:
+        if len(calls) == 1:
+            return self._finish(calls[0].method, calls, self._replies(calls[0].method, calls))
         by_method: dict[str, list[transport.Call]] = {}
         for call in calls:
             by_method.setdefault(call.method, []).append(call)
@@ -110,13 +112,12 @@ class NativeTransport:
         ]
         self._server.reply(calls, answers)
         now, outcomes = time.monotonic(), self._outcomes[path]
-        outcomes.took(
-            [now - c.arrived for c, a in zip(calls, answers, strict=True) if a is not None]
-        )
-        for answer in answers:
-            if type(answer) is tuple:
-                outcomes.count(answer[0])
-        outcomes.count(0, sum(type(answer) is bytes for answer in answers))
+        took = [now - c.arrived for c, a in zip(calls, answers, strict=True) if a is not None]
+        failed = [answer[0] for answer in answers if type(answer) is tuple]
+        outcomes.took(took)
+        outcomes.count(0, len(took) - len(failed))
+        for code in failed:
+            outcomes.count(code)
 
     def _listen(self) -> None:
         while events := self._server.events():
