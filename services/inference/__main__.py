@@ -12,13 +12,14 @@ from services.common.telemetry import configure_logging, serve_metrics
 from services.inference.memory import share_arenas
 from services.inference.service import InferenceService
 from services.inference.settings import InferenceSettings
+from services.inference.trials import Trials
 
 
-async def serve(settings: InferenceSettings) -> None:
+async def serve(settings: InferenceSettings, trials: Trials) -> None:
     """Run the service until it is told to stop."""
     if settings.inference_metrics_port:
         serve_metrics(settings.inference_metrics_port, settings.host)
-    await InferenceService(settings).serve()
+    await InferenceService(settings, trials).serve()
 
 
 def main() -> None:
@@ -29,7 +30,9 @@ def main() -> None:
         configure_logging("inference", settings.log_format, settings.log_level)
         # Sums of squares tell what is finite; that one may overflow is known, and looked into.
         warnings.filterwarnings("ignore", "overflow encountered in dot", RuntimeWarning)
-        asyncio.run(serve(settings))
+        trials = settings.trials()
+        trials.fork()  # while no thread does anything yet
+        asyncio.run(serve(settings, trials))
     except TutelageError as error:
         sys.exit(f"inference: {error}")
 

@@ -24,8 +24,9 @@ from services.inference.reporting import Reporting
 from services.inference.rollouts import Rollouts
 from services.inference.runner import PolicyRunner
 from services.inference.servicer import ROLES, policy_service
-from services.inference.settings import InferenceSettings
+from services.inference.settings import MIB, InferenceSettings
 from services.inference.tracking import Tracker
+from services.inference.trials import Trials
 from services.inference.versions import Catalogue, Loader
 from services.inference.watcher import RepositoryWatcher
 
@@ -39,8 +40,8 @@ class InferenceService:
         InvalidConfig: see `outcome_stores`.
     """
 
-    def __init__(self, settings: InferenceSettings) -> None:
-        self._settings, self._access = settings, settings.access()
+    def __init__(self, settings: InferenceSettings, trials: Trials) -> None:
+        self._settings, self._access, self._trials = settings, settings.access(), trials
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
         loader = Loader(
@@ -49,6 +50,7 @@ class InferenceService:
             self._make_batcher,
             max_loaded=settings.inference_max_loaded,
             retry_s=settings.inference_retry_s,
+            max_model_bytes=settings.inference_max_model_mib * MIB,
         )
         self.watcher = RepositoryWatcher(
             registry, catalogue, loader, poll_s=settings.inference_poll_s
@@ -73,6 +75,7 @@ class InferenceService:
             spec,
             max_batch=self._settings.inference_max_batch,
             intra_op_threads=self._settings.inference_intra_op_threads,
+            tried=self._trials.run(model, spec),
         )
 
     def _make_batcher(self, runner: PolicyRunner, policy: str) -> Batcher:
@@ -110,6 +113,7 @@ class InferenceService:
         finally:
             watching.cancel()
             self._rollouts.close()
+            self._trials.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
 
 

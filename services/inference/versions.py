@@ -162,12 +162,14 @@ class Loader:
         *,
         max_loaded: int,
         retry_s: float,
+        max_model_bytes: int,
     ) -> None:
         self._registry = registry
         self._make_runner = make_runner
         self._make_batcher = make_batcher
         self._max_loaded = max_loaded
         self._retry_s = retry_s
+        self._max_model_bytes = max_model_bytes
         self._lock = threading.Lock()  # a transport may ask for `ready` from a thread of its own
         self._ready: OrderedDict[tuple[str, int], ServedVersion] = OrderedDict()
         self._loading: dict[tuple[str, int], asyncio.Task[ServedVersion]] = {}
@@ -259,7 +261,7 @@ class Loader:
         return served
 
     def _read(self, policy: str, version: int) -> tuple[PolicyManifest, PolicyRunner]:
-        published = self._registry.load(policy, version)
+        published = self._registry.load(policy, version, most_bytes=self._max_model_bytes)
         manifest = published.manifest
         if (manifest.policy, manifest.version) != (policy, version):
             raise ModelRejected(
