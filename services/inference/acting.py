@@ -16,13 +16,15 @@ from google.protobuf.message import DecodeError
 from services.common.action_space import Discrete
 from services.common.errors import InvalidInput, PreconditionFailed
 from services.common.server.calls import Call, Reply, unreadable
+from services.common.server.watching import note
 from services.common.spec import Distribution, PolicySpec
-from services.inference.batching import Encode, Question, TakeOver
+from services.inference.batching import Asked, Encode, Question, TakeOver
 from services.inference.core import PolicyCore
+from services.inference.decision_ids import DecisionId
 from services.inference.decoding import decode_masks
 from services.inference.distribution import Seeds, row_seeds
 from services.inference.runner import Observations
-from services.inference.split import Split
+from services.inference.split import STABLE, Split
 from services.inference.templates import Template, Templates
 from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
@@ -67,6 +69,8 @@ class Acting:
         draw_seed: gives a seed in [1, 2^64) for a drawn question that came without one.
         tracker: keeps decisions; None: they cannot be tracked.
         track_all: whether each decision of Act is tracked, asked for or not.
+        logged: whether decisions are logged.
+        noted: whether somebody looks at calls, and wants to know which version answers.
     """
 
     def __init__(
@@ -76,10 +80,13 @@ class Acting:
         tracker: Tracker | None = None,
         *,
         track_all: bool = False,
+        logged: bool = False,
+        noted: bool = False,
     ) -> None:
         self._core = core
         self._draw_seed = draw_seed
         self._tracker, self._track_all = tracker, track_all
+        self._logged, self._noted = logged, noted
         self._loop = asyncio.get_running_loop()
         self._loading: set[asyncio.Task[None]] = set()
         self._templates = Templates()
@@ -131,12 +138,22 @@ class Acting:
                 others += places
                 continue
             encode = served.encoder.one
-            asked.add(
-                served,
-                places,
-                [Question(calls[i], encode, rows[k : k + 1], 1) for k, i in enumerate(places)],
-            )
+            questions = [
+                Question(calls[i], encode, rows[k : k + 1], 1) for k, i in enumerate(places)
+            ]
+            if self._logged or self._noted:
+                self._describe(questions, served, request)
+            asked.add(served, places, questions)
         return others
+
+    def _describe(
+        self, questions: Sequence[Question], served: ServedVersion, request: pb.ActRequest
+    ) -> None:
+        """Say of questions alike what those who look on want to know."""
+        about = _asked_for(request) if self._logged else None
+        for question in questions:
+            question.asked = about
+            _note(question.call, served)
 
     def _ask(
         self,
@@ -170,6 +187,8 @@ class Acting:
             group[0].append(i)
             group[1].append(call)
             group[2].append(request)
+            if self._noted:
+                _note(call, served)
         for served, (own, callers, requests) in found.items():
             asked.add(served, own, ask(served, callers, requests))
 
@@ -181,6 +200,7 @@ class Acting:
     async def _answer_when_loaded(self, call: Call, request: A, ask: Ask[A]) -> None:
         try:
             served = await self._core.find(request.policy, request.version, request.alias)
+            _note(call, served)
             (reply,) = _replies(served, ask(served, [call], [request]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
             reply = error
@@ -207,7 +227,13 @@ class Acting:
                 served, served.encoder.one, call, request, observation, request.action_mask
             )
             question.with_value = request.include_value and _has_value(served.spec)
-            question.take_over = self._take_over(request, served)
+            if request.track or self._track_all:
+                decision = DecisionId.draw(served.manifest.policy)
+                question.take_over = self._take_over(request, served, decision)
+                if self._logged:
+                    question.asked = _asked_for(request, (decision,))
+            elif self._logged:
+                question.asked = _asked_for(request)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
@@ -226,6 +252,8 @@ class Acting:
                 served, served.encoder.many, call, request, observations, flags
             )
             question.with_value = request.include_values and _has_value(served.spec)
+            if self._logged:
+                question.asked = _asked_for(request)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
@@ -257,15 +285,15 @@ class Acting:
             request.include_probabilities,
         )
 
-    def _take_over(self, request: pb.ActRequest, served: ServedVersion) -> TakeOver | None:
-        if not (request.track or self._track_all):
-            return None
+    def _take_over(
+        self, request: pb.ActRequest, served: ServedVersion, decision: DecisionId
+    ) -> TakeOver:
         if self._tracker is None:
             raise PreconditionFailed(
                 "the decision cannot be tracked: this server has no Redis to keep it in; set "
                 "TUTELAGE_REDIS_URL, or leave track out"
             )
-        return self._tracker.tracked(request, served)
+        return self._tracker.tracked(request, served, decision)
 
     def _seeds(
         self, request: pb.ActRequest | pb.ActBatchRequest, rows: int, spec: PolicySpec
@@ -315,6 +343,16 @@ def _replies(
         return served.batcher.ask(sound)
     replies = iter(served.batcher.ask(sound) if sound else ())
     return [next(replies) if isinstance(each, Question) else each for each in questions]
+
+
+def _note(call: Call, served: ServedVersion) -> None:
+    note(call, policy=served.manifest.policy, version=served.manifest.version)
+
+
+def _asked_for(
+    request: pb.ActRequest | pb.ActBatchRequest, decisions: Sequence[DecisionId] = ()
+) -> Asked:
+    return Asked("" if request.version else request.alias or STABLE, request.session, decisions)
 
 
 def _temperature(request: pb.ActRequest | pb.ActBatchRequest) -> float:

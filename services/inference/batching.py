@@ -21,8 +21,22 @@ import numpy as np
 from services.common.errors import ResourceExhausted
 from services.common.server.calls import Call, Reply
 from services.inference import metrics
+from services.inference.decision_ids import DecisionId
 from services.inference.distribution import Decisions, Masks, Seeds
 from services.inference.runner import Observations, PolicyRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a request is of no matter to the decision, but to a log of decisions.
+
+    alias: that was followed; "" where the version was named.
+    decisions: of each row that is tracked, else none.
+    """
+
+    alias: str
+    session: str
+    decisions: Sequence[DecisionId] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +47,7 @@ class Question:
     seeds: (n,); None is greedy. epsilon: of rows that are drawn ε-greedily.
     with_probabilities, with_value: whether the reply has them.
     take_over: gives the reply in its own time, if any does.
+    asked: None: no decisions are logged.
     """
 
     call: Call
@@ -46,6 +61,7 @@ class Question:
     with_probabilities: bool = False
     with_value: bool = False
     take_over: TakeOver | None = None
+    asked: Asked | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -144,7 +160,11 @@ class Batcher:
             self._working = bool(batch)
         if not batch:
             return
-        for question, reply in zip(batch, self._replies(batch), strict=True):
+        try:
+            replies = self._replies(batch)
+        except Exception as error:  # noqa: BLE001 - who waits is told, and who comes is served
+            replies = [error] * len(batch)
+        for question, reply in zip(batch, replies, strict=True):
             if reply is not None:
                 question.call.answer(reply)
         self._executor.submit(self._work)  # behind what waits for other versions

@@ -54,7 +54,7 @@ class Encoder:
             response.probabilities.extend(np.exp(decisions.table[row]).tolist())
             response.parameters.extend(decisions.parameters[row].tolist())
         if question.with_value:
-            (response.value,) = _values(question, decisions, row)
+            (response.value,) = values_of(question, decisions, row)
         content: bytes = response.SerializeToString()
         return content
 
@@ -72,12 +72,12 @@ class Encoder:
             response.probabilities.extend(np.exp(decisions.table[rows]).ravel().tolist())
             response.parameters.extend(decisions.parameters[rows].ravel().tolist())
         if question.with_value:
-            response.values.extend(_values(question, decisions, start))
+            response.values.extend(values_of(question, decisions, start))
         content: bytes = response.SerializeToString() + self._many
         return content
 
 
-def _values(question: Question, decisions: Decisions, start: int) -> list[float]:
+def values_of(question: Question, decisions: Decisions, start: int) -> list[float]:
     """Of a question's rows the greatest action values that are allowed."""
     values = decisions.parameters[start : start + question.rows]
     if question.masks is not None:

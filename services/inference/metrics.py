@@ -39,6 +39,11 @@ SERVING = Gauge(
     "Version that answers for an alias.",
     ["policy", "alias"],
 )
+SERVED = Gauge(
+    "tutelage_inference_served_info",
+    "1 for the version that answers for an alias, with the SHA-256 of its model.",
+    ["policy", "alias", "version", "digest"],
+)
 LOAD_FAILURES = Counter(
     "tutelage_inference_load_failures_total", "Versions that were refused.", ["policy"]
 )
@@ -122,4 +127,19 @@ UNUSUAL = Gauge(
     "tutelage_inference_observations_unusual",
     "Share of these observations with an element that is more than 5 standard deviations off.",
     ["policy", "version"],
+)
+LOG_ROWS = Counter(
+    "tutelage_inference_decision_log_rows_total",
+    "Decisions that were written to files of the decision log.",
+    ["policy"],
+)
+LOG_DROPPED = Counter(
+    "tutelage_inference_decision_log_dropped_total",
+    "Decisions that were to be logged and were not: the files are not written fast enough, or "
+    "cannot be.",
+    ["policy"],
+)
+LOG_ERRORS = Counter(
+    "tutelage_inference_decision_log_errors_total",
+    "Times that a file of the decision log could not be written.",
 )

@@ -7,11 +7,13 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidConfig
-from services.common.registry import PolicyRegistry
+from services.common.registry import PolicyManifest, PolicyRegistry
 from services.common.server import run_service
 from services.common.server.access import guarded
+from services.common.server.watching import watched
 from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
@@ -20,6 +22,7 @@ from services.inference.feeding import Feeding
 from services.inference.oip.servicer import ROLES as MODEL_ROLES
 from services.inference.oip.servicer import open_inference_service
 from services.inference.outcome_stores import OutcomeStores
+from services.inference.records import Records
 from services.inference.reporting import Reporting
 from services.inference.rollouts import Rollouts
 from services.inference.runner import PolicyRunner
@@ -30,6 +33,9 @@ from services.inference.trials import Trials
 from services.inference.versions import Catalogue, Loader
 from services.inference.watcher import RepositoryWatcher
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 CLOSE_S = 5.0
 
 
@@ -37,10 +43,16 @@ class InferenceService:
     """The core and the watcher behind the services. Made inside an event loop.
 
     Raises:
-        InvalidConfig: see `outcome_stores`.
+        InvalidConfig: see `outcome_stores` and `Records`.
+
+    Args:
+        trials: what has models tried.
+        traces: where spans of calls are sent; None: there are none.
     """
 
-    def __init__(self, settings: InferenceSettings, trials: Trials) -> None:
+    def __init__(
+        self, settings: InferenceSettings, trials: Trials, traces: TracerProvider | None = None
+    ) -> None:
         self._settings, self._access, self._trials = settings, settings.access(), trials
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
@@ -64,6 +76,7 @@ class InferenceService:
         )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
+        self._records = Records(settings, self._access, traces)
         self._stopping = asyncio.Event()
 
     def _is_ready(self) -> bool:
@@ -78,15 +91,17 @@ class InferenceService:
             tried=self._trials.run(model, spec),
         )
 
-    def _make_batcher(self, runner: PolicyRunner, policy: str) -> Batcher:
-        return Batcher(
+    def _make_batcher(self, runner: PolicyRunner, manifest: PolicyManifest) -> Batcher:
+        batcher = Batcher(
             runner,
-            policy=policy,
+            policy=manifest.policy,
             executor=self._executor,
             max_batch=self._settings.inference_max_batch,
             queue_limit=self._settings.inference_queue_limit,
             inline_s=self._settings.inference_inline_us * 1e-6,
         )
+        batcher.observers = self._records.observers(manifest)
+        return batcher
 
     async def serve(self) -> None:
         """Serve until told to stop; ready once the repository has been looked at.
@@ -95,17 +110,25 @@ class InferenceService:
             ResourceExhausted: when the port is taken.
         """
         watching = asyncio.create_task(self.watcher.run())
+        watchers = self._records.watchers()
         try:
             with outcomes_kept(self.core, self._stores) as (tracker, reporting):
                 acting = Acting(
-                    self.core, draw_seed, tracker, track_all=self._settings.inference_track_all
+                    self.core,
+                    draw_seed,
+                    tracker,
+                    track_all=self._settings.inference_track_all,
+                    logged=self._records.logs_decisions,
+                    noted=bool(watchers),
                 )
+                policies = policy_service(self.core, acting, reporting)
                 models = open_inference_service(self.core, acting, self._is_ready)
+                tables = [
+                    guarded(policies, ROLES, self._access),
+                    guarded(models, MODEL_ROLES, self._access),
+                ]
                 await run_service(
-                    [
-                        guarded(policy_service(self.core, acting, reporting), ROLES, self._access),
-                        guarded(models, MODEL_ROLES, self._access),
-                    ],
+                    [watched(table, watchers) for table in tables],
                     self._settings.server_options(),
                     until_ready=self.watcher.scanned.wait,
                     on_stop=self._stopping.set,
@@ -115,6 +138,7 @@ class InferenceService:
             self._rollouts.close()
             self._trials.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
+            self._records.close(CLOSE_S)
 
 
 def outcome_stores(settings: InferenceSettings) -> OutcomeStores | None:

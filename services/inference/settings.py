@@ -14,6 +14,7 @@ from services.common.server.access import Access, read_tokens
 from services.common.server.bootstrap import Transport
 from services.common.settings import PlatformSettings, content_of, port_of
 from services.inference.canary import CanaryLimits
+from services.inference.decision_log import LogLimits
 from services.inference.operators import ModelLimits
 from services.inference.outcome_stores import OutcomeLimits
 from services.inference.trials import TrialLimits, Trials
@@ -28,6 +29,12 @@ class InferenceSettings(PlatformSettings):
         "auto",
         description="native: connections belong to C++, which hands Python batches; aio: grpc.aio; "
         "auto: native where it has been built.",
+    )
+    inference_workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        1,
+        description="Processes that share the port, for machines with cores to spare; each is "
+        "dealt connections, loads policies for itself, and has a metrics port, counted from the "
+        "first.",
     )
     inference_poll_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         1.0, description="Seconds between two looks at the policy repository."
@@ -117,6 +124,33 @@ class InferenceSettings(PlatformSettings):
         description="Size in MiB of the replay of one policy's outcomes, where it is made; at most "
         "a million rows.",
     )
+    inference_decision_log: str | None = Field(
+        None,
+        description="Folder, or fsspec URL of one, to which decisions are logged as Parquet files, "
+        "a folder a policy. Unset: none are.",
+    )
+    inference_decision_log_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of the decisions that are logged."
+    )
+    inference_decision_log_rows: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="Decisions at which such a file is written."
+    )
+    inference_decision_log_s: Annotated[float, Field(gt=0, le=86400)] = Field(
+        60.0, description="Seconds after its first decision at which it is written."
+    )
+    inference_decision_log_mib: Annotated[int, Field(ge=1)] = Field(
+        32,
+        description="MiB of memory that decisions of all policies take at which the largest file "
+        "is written. At twice as much decisions are left out of the log.",
+    )
+    inference_access_log_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Share of the calls that have a line in the log; above 0, calls that fail have "
+        "one too.",
+    )
+    inference_access_log_errors: Annotated[int, Field(ge=0)] = Field(
+        10, description="Most such lines a second of calls that fail."
+    )
     inference_drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
         0.0, description="Seconds health says NOT_SERVING before new calls are refused."
     )
@@ -178,6 +212,22 @@ class InferenceSettings(PlatformSettings):
             replay_bytes=self.inference_outcomes_mib * MIB,
         )
 
+    def log_limits(self) -> LogLimits:
+        """How much is logged, and when files are written."""
+        return LogLimits(
+            rate=self.inference_decision_log_rate,
+            rows=self.inference_decision_log_rows,
+            seconds=self.inference_decision_log_s,
+            bytes=self.inference_decision_log_mib * MIB,
+        )
+
+    def as_worker(self, number: int, port: int) -> InferenceSettings:
+        """Those of one of several workers, counted from 0, which share a port."""
+        metrics_port = self.inference_metrics_port and self.inference_metrics_port + number
+        address = f"{self.inference_address.rpartition(':')[0]}:{port}"
+        own = {"inference_address": address, "inference_metrics_port": metrics_port}
+        return self.model_copy(update=own)
+
     def server_options(self) -> ServerOptions:
         """How the gRPC server listens.
 
@@ -193,6 +243,7 @@ class InferenceSettings(PlatformSettings):
             transport=self.inference_transport,
             max_waiting_calls=self.inference_queue_limit,
             tls=self._tls(),
+            share_port=self.inference_workers > 1,
         )
 
     def _tls(self) -> Tls | None:

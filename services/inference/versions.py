@@ -158,7 +158,7 @@ class Loader:
         self,
         registry: PolicyRegistry,
         make_runner: Callable[[bytes, PolicySpec], PolicyRunner],
-        make_batcher: Callable[[PolicyRunner, str], Batcher],
+        make_batcher: Callable[[PolicyRunner, PolicyManifest], Batcher],
         *,
         max_loaded: int,
         retry_s: float,
@@ -244,7 +244,7 @@ class Loader:
             unavailable = Unavailable(f"the policy repository cannot be read: {error}")
             self.refuse(policy, version, unavailable)
             raise unavailable from error
-        batcher = self._make_batcher(runner, policy)
+        batcher = self._make_batcher(runner, manifest)
         decoder, encoder = Decoder(manifest.spec.observation), Encoder(manifest)
         served = ServedVersion(manifest, batcher, decoder, encoder, RowMaker(manifest.spec))
         self._refused.pop((policy, version), None)

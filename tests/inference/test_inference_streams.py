@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from conftest import StartService
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
 from transports import TRANSPORTS
@@ -215,7 +214,7 @@ def test_nobody_there_is_unavailable() -> None:
 
 
 def test_a_service_that_is_told_to_stop_ends_streams_and_loses_no_decision(
-    start_service: StartService, registry: PolicyRegistry
+    start_service, registry: PolicyRegistry
 ) -> None:
     publish(registry, linear_model())
     first, second = start_service(grace_s=20), start_service()

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tritonclient.grpc as triton
 from google.protobuf import text_format
@@ -357,6 +358,19 @@ def test_roles_hold_for_it_too(
         assert client.infer("cartpole", [given(STATES)], headers=shown)
         with refused("PERMISSION_DENIED", "needs role admin"):
             client.load_model("cartpole", headers=shown)
+
+
+def test_its_decisions_are_logged(
+    start_service: Any, registry: PolicyRegistry, tmp_path: Path
+) -> None:
+    publish(registry, linear_model())
+    service = start_service(inference_decision_log=tmp_path / "log")
+    with triton.InferenceServerClient(service.address) as client:
+        client.infer("cartpole", [given(STATES)], sequence_id="robot")
+    assert service.stop() == 0
+    (file,) = (tmp_path / "log").rglob("*.parquet")
+    rows = pq.read_table(file).to_pylist()
+    assert [(row["session"], row["alias"]) for row in rows] == [("robot", "stable")] * 3
 
 
 def test_reflection_describes_it_under_its_own_name(service: InferenceProcess) -> None:

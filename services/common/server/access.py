@@ -76,6 +76,11 @@ class Access:
             return PermissionDenied(f"{_name(call)} needs role {role}, the token has {held}")
         return None
 
+    def roles(self, call: Call) -> frozenset[str]:
+        """Of the token that a caller shows; none where there is none, or it is not known."""
+        shown = _shown(call) if self.tokens else None
+        return (shown and self._roles(hashlib.sha256(shown).digest())) or frozenset()
+
     def _roles(self, digest: bytes) -> frozenset[str] | None:
         found = None
         for token in self.tokens:  # all of them, so that time does not tell which it was

@@ -61,6 +61,7 @@ class ServerOptions:
     max_waiting_calls, max_waiting_bytes: what may wait in the native transport before calls are
         answered RESOURCE_EXHAUSTED.
     tls: None: none.
+    share_port: whether other servers may listen on the same port, each on connections of its own.
     """
 
     address: str
@@ -72,12 +73,13 @@ class ServerOptions:
     max_waiting_calls: int = 4096
     max_waiting_bytes: int = 256 * MIB
     tls: Tls | None = None
+    share_port: bool = False
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """These options as gRPC has them."""
         arguments = [
-            # Two servers on one port would share its calls in silence.
-            ("grpc.so_reuseport", 0),
+            # Two servers on one port would share its calls in silence, unless they mean to.
+            ("grpc.so_reuseport", int(self.share_port)),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", 16 * 1024),
@@ -167,7 +169,8 @@ class NativeServer:
 
         self._options = options
         self._health, self._tables = _beside(services)
-        _check_port(options.address)
+        if not options.share_port:
+            check_port(options.address)
         tls = options.tls
         try:
             self._transport = NativeTransport(
@@ -181,7 +184,7 @@ class NativeServer:
                 client_authority=tls.client_authority if tls else b"",
             )
         except RuntimeError:
-            raise _cannot_listen(options.address) from None
+            raise cannot_listen(options.address) from None
         self.port = self._transport.port
 
     async def start(self) -> None:
@@ -243,7 +246,8 @@ async def _ending_streams(tables: Sequence[MethodTable], stop: Awaitable[None]) 
 
 def _bind(server: grpc.aio.Server, options: ServerOptions) -> int:
     address, tls = options.address, options.tls
-    _check_port(address)
+    if not options.share_port:
+        check_port(address)
     port = 0
     with contextlib.suppress(RuntimeError):
         if tls is None:
@@ -251,18 +255,23 @@ def _bind(server: grpc.aio.Server, options: ServerOptions) -> int:
         else:
             port = server.add_secure_port(address, tls.credentials())
     if not port:
-        raise _cannot_listen(address)
+        raise cannot_listen(address)
     return port
 
 
-def _check_port(address: str) -> None:
-    # Asked first, as gRPC would add a log line of its own to the one clear line.
+def check_port(address: str) -> None:
+    """Refuse an address that is taken; asked first, as gRPC would add log lines of its own.
+
+    Raises:
+        ResourceExhausted: when it is.
+    """
     host, _, wanted = address.rpartition(":")
     if wanted != "0" and not port_is_free(int(wanted), host.strip("[]")):
-        raise _cannot_listen(address)
+        raise cannot_listen(address)
 
 
-def _cannot_listen(address: str) -> ResourceExhausted:
+def cannot_listen(address: str) -> ResourceExhausted:
+    """What is said where an address cannot be had."""
     return ResourceExhausted(
         f"cannot listen on {address}: the port is taken or the address is not this machine's"
     )

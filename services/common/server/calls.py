@@ -36,6 +36,10 @@ class Call(Protocol):
         in "-bin"."""
 
     @property
+    def peer(self) -> str:
+        """The caller's address; empty once the call is over."""
+
+    @property
     def content(self) -> bytes:
         """The serialized request; empty where the caller streams."""
 

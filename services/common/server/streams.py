@@ -29,6 +29,11 @@ class StreamMessage(AwaitedCall):
         return self._stream.metadata
 
     @property
+    def peer(self) -> str:
+        """As in `Call`."""
+        return self._stream.peer
+
+    @property
     def deadline(self) -> float:
         """As in `Call`."""
         return self._stream.deadline

@@ -17,7 +17,7 @@ from services.inference.acting import Acting
 from services.inference.batching import Question
 from services.inference.distribution import Decisions
 from services.inference.model import ACTION
-from services.inference.oip.parameters import Asked
+from services.inference.oip.parameters import Inference
 from services.inference.oip.tensors import ELSEWHERE, InputReader, Tensor, outputs_of
 from services.inference.versions import ServedVersion
 from tutelage.oip.v2 import inference_pb2 as pb
@@ -35,10 +35,10 @@ class Inferring:
 
     def infer(self, calls: Sequence[Call]) -> list[Reply | None]:
         """A batch of decisions a call; see BatchHandler."""
-        return self._acting.answer(calls, Asked, self._questions)
+        return self._acting.answer(calls, Inference, self._questions)
 
     def _questions(
-        self, served: ServedVersion, calls: Sequence[Call], requests: Sequence[Asked]
+        self, served: ServedVersion, calls: Sequence[Call], requests: Sequence[Inference]
     ) -> list[Question | Exception]:
         model = self._models.get(served)
         if model is None:
@@ -47,12 +47,14 @@ class Inferring:
         return [self._question(served, model, *each) for each in together]
 
     def _question(
-        self, served: ServedVersion, model: _Model, call: Call, asked: Asked
+        self, served: ServedVersion, model: _Model, call: Call, asked: Inference
     ) -> Question | Exception:
         try:
             encode = _Encode(model, asked.request.id, model.wanted(asked.request.outputs))
             observations, flags = model.reader.read(asked.request)
-            return self._acting.question(served, encode, call, asked.how(), observations, flags)
+            question = self._acting.question(served, encode, call, asked.how(), observations, flags)
+            question.asked = asked.asked
+            return question
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.common.errors import InvalidInput
+from services.inference.batching import Asked
+from services.inference.split import STABLE
 from tutelage.oip.v2 import inference_pb2 as pb
 from tutelage.v1 import policy_pb2
 
@@ -25,7 +27,7 @@ LONGEST = 18  # digits, so that a version is an int64
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Inference:
     """A ModelInfer request, and whom it is for as Act has that."""
 
     request: pb.ModelInferRequest
@@ -33,7 +35,7 @@ class Asked:
     alias: str
 
     @classmethod
-    def FromString(cls, content: bytes) -> Asked:  # noqa: N802 - as messages have it
+    def FromString(cls, content: bytes) -> Inference:  # noqa: N802 - as messages have it
         """From the wire.
 
         Raises:
@@ -53,6 +55,11 @@ class Asked:
         """Which share of a split it falls in."""
         parameters = self.request.parameters
         return str(value(parameters[SESSION]) or "") if SESSION in parameters else ""
+
+    @property
+    def asked(self) -> Asked:
+        """What a log of decisions says of it."""
+        return Asked("" if self.version else self.alias or STABLE, self.session)
 
     def how(self) -> policy_pb2.ActBatchRequest:
         """How actions are to be chosen.
