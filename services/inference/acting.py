@@ -49,6 +49,8 @@ class Addressed(Protocol):
     def alias(self) -> str: ...
     @property
     def session(self) -> str: ...
+    @property
+    def recurrent_state(self) -> bytes: ...
 
 
 A = TypeVar("A", bound=Addressed)
@@ -175,7 +177,7 @@ class Acting:
                 continue
             served = self._core.served(request.policy, request.version, request.alias)
             if isinstance(served, Split):
-                served = served.choose(request.session)
+                served = served.choose(request.session, request.recurrent_state)
             if served is None:
                 self._loop.call_soon_threadsafe(self._load, call, request, ask)
                 continue
@@ -211,7 +213,9 @@ class Acting:
         self, served: ServedVersion, calls: Sequence[Call], requests: Sequence[pb.ActRequest]
     ) -> list[Question | Exception]:
         together = zip(calls, requests, served.decoder.ones(requests), strict=True)
-        return [self._one(served, *each) for each in together]
+        questions = [self._one(served, *each) for each in together]
+        recurrence = served.recurrence
+        return questions if recurrence is None else recurrence.ones(requests, questions)
 
     def _one(
         self,
@@ -252,6 +256,8 @@ class Acting:
                 served, served.encoder.many, call, request, observations, flags
             )
             question.with_value = request.include_values and _has_value(served.spec)
+            if served.recurrence is not None:
+                question = served.recurrence.many(request, question)
             if self._logged:
                 question.asked = _asked_for(request)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
@@ -338,10 +344,11 @@ def _replies(
     served: ServedVersion, questions: Sequence[Question | Exception]
 ) -> list[Reply | None]:
     """A version's replies to the questions, and in its place what is none."""
+    asked = served.batcher if served.recurrence is None else served.recurrence
     sound = [question for question in questions if isinstance(question, Question)]
     if len(sound) == len(questions):
-        return served.batcher.ask(sound)
-    replies = iter(served.batcher.ask(sound) if sound else ())
+        return asked.ask(sound)
+    replies = iter(asked.ask(sound) if sound else ())
     return [next(replies) if isinstance(each, Question) else each for each in questions]
 
 

@@ -17,13 +17,30 @@ from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from services.common.errors import ResourceExhausted
 from services.common.server.calls import Call, Reply
 from services.inference import metrics
 from services.inference.decision_ids import DecisionId
 from services.inference.distribution import Decisions, Masks, Seeds
-from services.inference.runner import Observations, PolicyRunner
+from services.inference.runner import Observations, Parameters, PolicyRunner, States
+
+
+@dataclass(slots=True, eq=False)
+class Memory:
+    """What a question brings of a recurrent policy's state, and what is left after it.
+
+    before: (n, state_size). starts: (n,) whether an episode starts with a row, whose state is
+        then zero.
+    after: (n, state_size) once it has been answered.
+    was_reset: whether a row that starts no episode has nothing before it.
+    """
+
+    starts: npt.NDArray[np.bool_]
+    before: States | None = None
+    after: States | None = None
+    was_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,7 @@ class Question:
     seeds: (n,); None is greedy. epsilon: of rows that are drawn ε-greedily.
     with_probabilities, with_value: whether the reply has them.
     take_over: gives the reply in its own time, if any does.
+    memory: where the policy is recurrent.
     asked: None: no decisions are logged.
     """
 
@@ -61,6 +79,7 @@ class Question:
     with_probabilities: bool = False
     with_value: bool = False
     take_over: TakeOver | None = None
+    memory: Memory | None = None
     asked: Asked | None = None
 
     @property
@@ -236,13 +255,14 @@ def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Questio
 def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, Sequence[int]]:
     """Decisions for all rows, and the row at which each question's own start."""
     observations = _together(questions)
+    run = runner.run if questions[0].memory is None else _remembering(runner, questions)
     if all(question.is_plain for question in questions):
-        decisions = runner.decide(runner.run(observations))
+        decisions = runner.decide(run(observations, None))
     else:
         counts = [question.rows for question in questions]
         masks = joined_masks([q.masks for q in questions], counts, runner.spec.actions)
         decisions = runner.decide(
-            runner.run(observations, masks),
+            run(observations, masks),
             masks=masks,
             temperatures=_temperatures(questions, counts),
             **_draws(questions, counts),
@@ -250,6 +270,24 @@ def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisi
     if len(observations) == len(questions):
         return decisions, range(len(questions))
     return decisions, [0, *accumulate([question.rows for question in questions[:-1]])]
+
+
+def _remembering(
+    runner: PolicyRunner, questions: Sequence[Question]
+) -> Callable[[Observations, Masks | None], Parameters]:
+    """As `run` of a recurrent policy's runner, from each question's state to the one after it."""
+    memories = [q.memory for q in questions if q.memory is not None]
+
+    def run(observations: Observations, masks: Masks | None) -> Parameters:
+        before = [memory.before for memory in memories if memory.before is not None]
+        parameters, after = runner.step(observations, masks, np.concatenate(before))
+        start = 0
+        for question, memory in zip(questions, memories, strict=True):
+            memory.after = after[start : start + question.rows]
+            start += question.rows
+        return parameters
+
+    return run
 
 
 def _together(questions: Sequence[Question]) -> Observations:

@@ -16,7 +16,7 @@ from services.common.errors import (
 from services.common.registry import AliasState, PolicyManifest, PolicyRegistry
 from services.common.registry.registry import check_name
 from services.inference.interface import check_interface
-from services.inference.split import CANARY, STABLE, Split
+from services.inference.split import CANARY, SHADOW, STABLE, Split
 from services.inference.versions import (
     Catalogue,
     Loader,
@@ -159,9 +159,12 @@ class PolicyCore:
         Raises:
             NotFound: no such policy.
             PreconditionFailed: when the alias points at nothing, or at what callers of `stable`
-                could not talk to.
+                could not talk to; or when a recurrent policy is to have a shadow, which would have
+                to be shown all that a session sees, and is shown no more than it has time for.
         """
         state = await self._fresh(policy)
+        if share and alias == SHADOW and state.spec is not None and state.spec.state:
+            raise PreconditionFailed(f"{state.name} is recurrent, and such policies have no shadow")
         if share and alias in state.aliases:
             await self._check_servable(state, STABLE, state.aliases[alias].version)
         await self._in_thread(self._registry.set_share, state.name, alias, share)

@@ -128,6 +128,27 @@ UNUSUAL = Gauge(
     "Share of these observations with an element that is more than 5 standard deviations off.",
     ["policy", "version"],
 )
+SESSIONS = Gauge(
+    "tutelage_inference_sessions",
+    "Sessions of a recurrent policy whose state is kept here, and of which nothing is under way.",
+    ["policy"],
+)
+SESSIONS_EVICTED = Counter(
+    "tutelage_inference_sessions_evicted_total",
+    "Sessions that were forgotten because there were too many, or too large.",
+    ["policy"],
+)
+SESSIONS_EXPIRED = Counter(
+    "tutelage_inference_sessions_expired_total",
+    "Sessions that were forgotten because nobody had asked for too long.",
+    ["policy"],
+)
+SESSION_RESETS = Counter(
+    "tutelage_inference_session_resets_total",
+    "Questions to a recurrent policy that began without a state, by why: episode, that is what was "
+    "asked; version, another one had left it; unknown, there was none.",
+    ["policy", "reason"],
+)
 LOG_ROWS = Counter(
     "tutelage_inference_decision_log_rows_total",
     "Decisions that were written to files of the decision log.",

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
 from services.common.errors import ModelRejected
-from services.common.spec import PolicySpec
+from services.common.spec import ACTION, MASK, PolicySpec
 from services.inference.operators import ModelLimits, check_parts
 
 TYPES = {
@@ -19,8 +19,6 @@ TYPES = {
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
-MASK = "action_mask"
-ACTION = "action"
 
 
 def check_content(model: bytes, limits: ModelLimits) -> None:
@@ -49,8 +47,9 @@ def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
     inputs = {node.name: node for node in session.get_inputs()}
     outputs = {node.name: node for node in session.get_outputs()}
     expected = spec.observation.inputs
-    for name in inputs.keys() - expected.keys() - {MASK}:
-        raise ModelRejected(f"input {name!r} is none of {', '.join([*expected, MASK])}")
+    known = [*expected, MASK, *(part.input for part in spec.state)]
+    for name in inputs.keys() - {*known}:
+        raise ModelRejected(f"input {name!r} is none of {', '.join(known)}")
     for name, space in expected.items():
         _check_node("input", name, inputs.get(name), TYPES[space.dtype], space.shape)
     if MASK in inputs and not spec.actions:
@@ -59,6 +58,9 @@ def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
         _check_node("input", MASK, inputs[MASK], "tensor(bool)", (spec.actions,))
     for name, length in spec.outputs.items():
         _check_node("output", name, outputs.get(name), "tensor(float)", (length,))
+    for part in spec.state:
+        _check_node("input", part.input, inputs.get(part.input), TYPES["float32"], part.shape)
+        _check_node("output", part.output, outputs.get(part.output), TYPES["float32"], part.shape)
     action = (TYPES[spec.action.dtype], spec.action.shape)
     _check_node("output", ACTION, outputs.get(ACTION), *action)
 

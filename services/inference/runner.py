@@ -13,18 +13,14 @@ import onnxruntime as ort
 
 from services.common.action_space import Box
 from services.common.errors import InvalidInput, ModelRejected
-from services.common.spec import DictSpace, ObservationSpace, PolicySpec
-from services.inference.model import (
-    ACTION,
-    MASK,
-    check_content,
-    check_signature,
-)
+from services.common.spec import ACTION, MASK, DictSpace, ObservationSpace, PolicySpec
+from services.inference.model import check_content, check_signature
 from services.inference.operators import ModelLimits
 from services.inference.vectors import decider
 
 Observations = npt.NDArray[np.generic]
 Parameters = npt.NDArray[np.float32]
+States = npt.NDArray[np.float32]  # of a recurrent policy: (n, spec.state_size)
 WARM_UP_RUNS = 5
 ACTION_TOLERANCE = 1e-4  # of float32 arithmetic, in normalised units
 DEFAULT_LIMITS = ModelLimits()
@@ -75,6 +71,8 @@ class PolicyRunner:
         self._masked = any(node.name == MASK for node in self._session.get_inputs())
         self.decide = decider(spec)
         self._outputs = list(spec.outputs) or [ACTION]
+        self._outputs += [part.output for part in spec.state]
+        self._is_recurrent = bool(spec.state)
         self._warm_up(max_batch, tried)
 
     def run(
@@ -82,32 +80,58 @@ class PolicyRunner:
     ) -> Parameters:
         """The policy's output `(n, parameters)` for observations `(n, *shape)`.
 
+        A recurrent policy's is that for an episode's first step.
+
         Raises:
             InvalidInput: when the model fails on them, or its output is not finite.
         """
+        outputs = self._finite(observations, masks, None)
+        return outputs[:, : self.spec.parameters] if self._is_recurrent else outputs
+
+    def step(
+        self, observations: Observations, masks: npt.NDArray[np.bool_] | None, states: States
+    ) -> tuple[Parameters, States]:
+        """The output of a recurrent policy as of `run`, and the states after; each has a row for
+        each observation.
+
+        Raises:
+            InvalidInput: as `run`; so also when a state after is not finite.
+        """
+        outputs, width = self._finite(observations, masks, states), self.spec.parameters
+        return outputs[:, :width], outputs[:, width:].astype(np.float32)
+
+    def _finite(
+        self,
+        observations: Observations,
+        masks: npt.NDArray[np.bool_] | None,
+        states: States | None,
+    ) -> Parameters:
         try:
-            parameters = self._chunks(observations, masks)
+            outputs = self._chunks(observations, masks, states)
         except Exception as error:
             raise InvalidInput(f"the policy fails on this observation: {error}") from error
-        flat = parameters.ravel()
+        flat = outputs.ravel()
         # A finite sum of squares means finite elements; an infinite one proves nothing.
         if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
             raise InvalidInput(
                 "the policy's output is not finite for this observation; "
                 "is it in the range the policy was trained on?"
             )
-        return parameters
+        return outputs
 
     def run_s(self, rows: int) -> float:
         """Seconds that a run of so many rows takes, by what the warm-up measured."""
         return self._first_s + (rows - 1) * self._row_s
 
     def _chunks(
-        self, observations: Observations, masks: npt.NDArray[np.bool_] | None
+        self,
+        observations: Observations,
+        masks: npt.NDArray[np.bool_] | None,
+        states: States | None,
     ) -> Parameters:
         rows, most = len(observations), self.max_rows
         if self.min_rows <= rows <= most:
-            return self._run(observations, masks)
+            return self._run(observations, masks, states)
         parts = []
         for start in range(0, rows, most):
             stop = min(start + most, rows)
@@ -116,19 +140,40 @@ class PolicyRunner:
             index: slice | npt.NDArray[np.intp] = slice(start, stop)
             if padded > stop - start:
                 index = np.minimum(np.arange(start, start + padded), stop - 1)
-            part = self._run(observations[index], None if masks is None else masks[index])
+            part = self._run(
+                observations[index],
+                None if masks is None else masks[index],
+                None if states is None else states[index],
+            )
             parts.append(part[: stop - start])
         return np.concatenate(parts)
 
-    def _run(self, observations: Observations, masks: npt.NDArray[np.bool_] | None) -> Parameters:
+    def _run(
+        self,
+        observations: Observations,
+        masks: npt.NDArray[np.bool_] | None,
+        states: States | None,
+    ) -> Parameters:
+        return self._parameters(
+            self._session.run(self._outputs, self._feeds(observations, masks, states))
+        )
+
+    def _feeds(
+        self,
+        observations: Observations,
+        masks: npt.NDArray[np.bool_] | None,
+        states: States | None,
+    ) -> dict[str, npt.NDArray[Any]]:
         feeds = self.spec.observation.columns(observations)
         if self._masked:
             everything = (len(observations), self.spec.actions)
             feeds[MASK] = np.ones(everything, dtype=np.bool_) if masks is None else masks
-        return self._parameters(self._session.run(self._outputs, feeds))
+        if self._is_recurrent:
+            feeds |= state_columns(self.spec, states, len(observations))
+        return feeds
 
     def _parameters(self, outputs: list[npt.NDArray[Any]]) -> Parameters:
-        """Outputs side by side, (n, parameters)."""
+        """Outputs side by side, (n, parameters), and behind them a recurrent policy's states."""
         rows = len(outputs[0])
         flat = [output.reshape(rows, -1) for output in outputs]
         parameters: Parameters = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
@@ -136,11 +181,13 @@ class PolicyRunner:
 
     def _warm_up(self, max_batch: int, tried: Tried | None) -> None:
         self.min_rows, self.max_rows = 1, max_batch
-        probe = probe_observations(self.spec, max_batch)
+        probe, states = probe_observations(self.spec, max_batch), probe_states(self.spec, max_batch)
         try:
-            self._check_outputs(probe)
+            self._check_outputs(probe, None)  # which is how an episode starts
+            if states is not None:
+                self._check_outputs(probe, states)
             if tried is None:
-                self._find_steady_sizes(probe)
+                self._find_steady_sizes(probe, states)
             else:
                 self.min_rows, self.max_rows = tried.min_rows, tried.max_rows
             self._first_s = self._time(probe[:1])
@@ -150,17 +197,15 @@ class PolicyRunner:
         except Exception as error:
             raise ModelRejected(f"the model fails on a trial batch: {error}") from error
 
-    def _check_outputs(self, probe: Observations) -> None:
+    def _check_outputs(self, probe: Observations, states: States | None) -> None:
         rows, spec = len(probe), self.spec
-        feeds = spec.observation.columns(probe)
-        if self._masked:
-            feeds[MASK] = np.ones((rows, spec.actions), dtype=np.bool_)
-        names = [*spec.outputs, ACTION]
+        names = [*spec.outputs, ACTION, *(part.output for part in spec.state)]
         expected = [
             *([rows, length] for length in spec.outputs.values()),
             [rows, *spec.action.shape],
+            *([rows, *part.shape] for part in spec.state),
         ]
-        outputs = self._session.run(names, feeds)
+        outputs = self._session.run(names, self._feeds(probe, None, states))
         for name, output, shape in zip(names, outputs, expected, strict=True):
             if list(output.shape) != shape:
                 raise ModelRejected(
@@ -169,7 +214,8 @@ class PolicyRunner:
                 )
             if not np.isfinite(output).all():
                 raise ModelRejected(f"{name} is not finite on a trial batch")
-        self._check_greedy(self._parameters(outputs[:-1] or outputs), outputs[-1])
+        beside = len(spec.outputs)
+        self._check_greedy(self._parameters(outputs[: beside or 1]), outputs[beside])
 
     def _check_greedy(self, parameters: Parameters, greedy: npt.NDArray[Any]) -> None:
         space, ours = self.spec.action, np.asarray(self.decide(parameters).actions)
@@ -185,16 +231,17 @@ class PolicyRunner:
         if (flat < space.lower).any() or (flat > space.upper).any():
             raise ModelRejected(f"output 'action' leaves the bounds of {space}")
 
-    def _find_steady_sizes(self, probe: Observations) -> None:
+    def _find_steady_sizes(self, probe: Observations, states: States | None) -> None:
         most = len(probe)
         sizes = sorted({*range(1, min(most, 9) + 1), 15, 16, 17, 31, 32, 33, most})
-        reference = self._run(probe, None)
+        reference = self._run(probe, None, states)
         steady = 1
         for size in (size for size in sizes if size <= most):
             # Several tries at the small sizes, whose few rows may agree by chance.
             for shift in range(max(1, 8 // size)):
                 rows = np.roll(np.arange(most), -shift * size - size // 2)[:size]
-                if not np.array_equal(self._run(probe[rows], None), reference[rows]):
+                own = None if states is None else states[rows]
+                if not np.array_equal(self._run(probe[rows], None, own), reference[rows]):
                     steady = size + 1
         self.min_rows = steady
         if steady > min(8, most):
@@ -204,7 +251,7 @@ class PolicyRunner:
         fastest = float("inf")
         for _ in range(WARM_UP_RUNS):
             started = time.perf_counter()
-            self._chunks(observations, None)
+            self._chunks(observations, None, None)
             fastest = min(fastest, time.perf_counter() - started)
         return fastest
 
@@ -218,6 +265,28 @@ def probe_observations(spec: PolicySpec, rows: int) -> Observations:
     for key, space in spec.observation.parts.items():
         together[key] = _probe(space, rows, generator)
     return together
+
+
+def probe_states(spec: PolicySpec, rows: int) -> States | None:
+    """Likewise states `(rows, state_size)` of a recurrent policy, within [-1, 1)."""
+    if not spec.state:
+        return None
+    shape = (rows, spec.state_size)
+    return np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
+
+
+def state_columns(
+    spec: PolicySpec, states: States | None, rows: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """What a recurrent model's inputs are given of states; None: those of an episode's start."""
+    if states is None:
+        states = np.zeros((rows, spec.state_size), dtype=np.float32)
+    ends = np.cumsum([part.size for part in spec.state])
+    columns = np.split(states, ends[:-1], axis=1)
+    return {
+        part.input: np.ascontiguousarray(column).reshape(rows, *part.shape)
+        for part, column in zip(spec.state, columns, strict=True)
+    }
 
 
 def _probe(space: ObservationSpace, rows: int, generator: np.random.Generator) -> Observations:

@@ -27,6 +27,7 @@ from services.inference.reporting import Reporting
 from services.inference.rollouts import Rollouts
 from services.inference.runner import PolicyRunner
 from services.inference.servicer import ROLES, policy_service
+from services.inference.session_states import Sessions
 from services.inference.settings import MIB, InferenceSettings
 from services.inference.tracking import Tracker
 from services.inference.trials import Trials
@@ -60,6 +61,7 @@ class InferenceService:
             registry,
             self._make_runner,
             self._make_batcher,
+            Sessions(settings.session_limits()),
             max_loaded=settings.inference_max_loaded,
             retry_s=settings.inference_retry_s,
             max_model_bytes=settings.inference_max_model_mib * MIB,

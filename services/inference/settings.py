@@ -17,6 +17,7 @@ from services.inference.canary import CanaryLimits
 from services.inference.decision_log import LogLimits
 from services.inference.operators import ModelLimits
 from services.inference.outcome_stores import OutcomeLimits
+from services.inference.session_states import SessionLimits
 from services.inference.trials import TrialLimits, Trials
 
 MIB = 1 << 20
@@ -124,6 +125,17 @@ class InferenceSettings(PlatformSettings):
         description="Size in MiB of the replay of one policy's outcomes, where it is made; at most "
         "a million rows.",
     )
+    inference_session_most: Annotated[int, Field(ge=1)] = Field(
+        100_000,
+        description="Sessions of recurrent policies whose state is kept; beyond it the one that "
+        "has been idle for longest is forgotten.",
+    )
+    inference_session_mib: Annotated[int, Field(ge=1)] = Field(
+        256, description="Memory for these states in MiB, likewise."
+    )
+    inference_session_idle_s: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="Seconds after its last decision at which a session is forgotten."
+    )
     inference_decision_log: str | None = Field(
         None,
         description="Folder, or fsspec URL of one, to which decisions are logged as Parquet files, "
@@ -202,6 +214,14 @@ class InferenceSettings(PlatformSettings):
     def canary_limits(self) -> CanaryLimits:
         """What a canary may do."""
         return CanaryLimits(self.inference_canary_errors, self.inference_canary_slower)
+
+    def session_limits(self) -> SessionLimits:
+        """How much is kept of sessions, and how long."""
+        return SessionLimits(
+            self.inference_session_most,
+            self.inference_session_mib * MIB,
+            self.inference_session_idle_s,
+        )
 
     def outcome_limits(self) -> OutcomeLimits:
         """How much is kept of decisions and outcomes, and how long."""

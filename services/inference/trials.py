@@ -223,7 +223,7 @@ def _try(asked: dict[str, Any], model: bytes) -> dict[str, object]:
             intra_op_threads=asked["intra_op_threads"],
         )
         if grows(onnx.load_model_from_string(model)):
-            _try_all_sizes(runner, asked["max_batch"])
+            _try_all_sizes(runner)
     except TutelageError as error:
         return {"refused": str(error)}
     except MemoryError:
@@ -233,9 +233,9 @@ def _try(asked: dict[str, Any], model: bytes) -> dict[str, object]:
     return asdict(Tried(runner.min_rows, runner.max_rows, max(grown, len(model))))
 
 
-def _try_all_sizes(runner: PolicyRunner, most: int) -> None:
-    probe = probe_observations(runner.spec, most)
-    for rows in range(1, most + 1):
+def _try_all_sizes(runner: PolicyRunner) -> None:
+    probe = probe_observations(runner.spec, runner.max_rows)
+    for rows in range(1, len(probe) + 1):
         runner.run(probe[:rows])
 
 

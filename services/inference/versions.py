@@ -25,7 +25,9 @@ from services.inference import metrics
 from services.inference.batching import Batcher
 from services.inference.decoding import Decoder
 from services.inference.encoding import Encoder
+from services.inference.recurrent import Recurrence
 from services.inference.runner import PolicyRunner
+from services.inference.session_states import Sessions
 from services.inference.split import CANARY, STABLE, Split, split_of
 
 log = structlog.get_logger()
@@ -33,13 +35,17 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedVersion:
-    """A version in memory, warmed and ready; equal only to itself."""
+    """A version in memory, warmed and ready; equal only to itself.
+
+    recurrence: of a recurrent policy: what is asked in the batcher's place.
+    """
 
     manifest: PolicyManifest
     batcher: Batcher
     decoder: Decoder
     encoder: Encoder
     rows: RowMaker
+    recurrence: Recurrence | None = None
 
     @property
     def spec(self) -> PolicySpec:
@@ -159,6 +165,7 @@ class Loader:
         registry: PolicyRegistry,
         make_runner: Callable[[bytes, PolicySpec], PolicyRunner],
         make_batcher: Callable[[PolicyRunner, PolicyManifest], Batcher],
+        sessions: Sessions,
         *,
         max_loaded: int,
         retry_s: float,
@@ -167,6 +174,7 @@ class Loader:
         self._registry = registry
         self._make_runner = make_runner
         self._make_batcher = make_batcher
+        self._sessions = sessions
         self._max_loaded = max_loaded
         self._retry_s = retry_s
         self._max_model_bytes = max_model_bytes
@@ -246,7 +254,11 @@ class Loader:
             raise unavailable from error
         batcher = self._make_batcher(runner, manifest)
         decoder, encoder = Decoder(manifest.spec.observation), Encoder(manifest)
-        served = ServedVersion(manifest, batcher, decoder, encoder, RowMaker(manifest.spec))
+        recurrence = None
+        if manifest.spec.state:
+            recurrence = Recurrence(manifest, batcher, encoder, self._sessions)
+        rows = RowMaker(manifest.spec)
+        served = ServedVersion(manifest, batcher, decoder, encoder, rows, recurrence)
         self._refused.pop((policy, version), None)
         self.keep(served)
         load_ms = round((time.perf_counter() - started) * 1000, 1)

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tutelage.v1 import policy_pb2 as pb
 from tutelage.v1 import policy_pb2_grpc
 from tutelage.v1.array_pb2 import Array
 
+StartService = Callable[..., InferenceProcess]
 RIGHT, LEFT = [0.0, 0.0, 0.1, 0.0], [0.0, 0.0, -0.1, 0.0]
 WIDE = CARTPOLE.model_copy(update={"action": Discrete(n=6)})
 VECTOR = Array(values=RIGHT)

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from inference_process import InferenceProcess
+from recurrent_policies import CUE, NOTHING, RIGHT_CUE, cue_model
 from tiny_policies import (
     CARTPOLE,
     WEIGHTS,
@@ -344,6 +345,32 @@ def test_parts_boxes_and_components_have_tensors_of_their_own(
         assert result.as_numpy("logits") == pytest.approx(seen @ wide)
 
 
+def test_a_sequence_is_a_session_of_a_policy_that_remembers(
+    start_service: Any, registry: PolicyRegistry
+) -> None:
+    publish(registry, cue_model(), policy="cue", spec=CUE)
+    address = start_service().address
+    nothing, cue = np.array([NOTHING], np.float32), np.array([RIGHT_CUE], np.float32)
+
+    def decided(client: triton.InferenceServerClient, seen: np.ndarray, **how: Any) -> Any:
+        return client.infer("cue", [given(seen)], **how)
+
+    with triton.InferenceServerClient(address) as client:
+        first = decided(client, cue, sequence_id="robot", sequence_start=True)
+        assert "state_reset" not in first.get_response().parameters
+        for _ in range(3):
+            assert decided(client, nothing, sequence_id="robot").as_numpy("action") == [[1]]
+        forgotten = decided(client, nothing, sequence_id=7)
+        assert forgotten.get_response().parameters["state_reset"].bool_param
+        for how in ({}, {"sequence_id": 7}):
+            with refused("INVALID_ARGUMENT", "the policy is recurrent: send one observation"):
+                decided(client, np.concatenate([cue, cue]), **how)
+        config = client.get_model_config("cue").config
+        (part,) = config.sequence_batching.state
+        assert (part.input_name, list(part.dims)) == ("state_0", [1])
+        assert [t.name for t in client.get_model_metadata("cue").inputs] == ["observation"]
+
+
 def test_roles_hold_for_it_too(
     start_service: Any, registry: PolicyRegistry, tmp_path: Path
 ) -> None:
@@ -417,7 +444,12 @@ def messages(found: Any) -> Iterator[Descriptor]:
 def test_messages_are_those_of_tritons_client() -> None:
     files = (service_pb2.DESCRIPTOR, model_config_pb2.DESCRIPTOR)
     theirs = {m.name: m for f in files for m in messages(f.message_types_by_name.values())}
-    theirs["AllVersions"] = theirs["All"]
+    renamed = {
+        "AllVersions": "All",
+        "SequenceState": "State",
+        "SequenceInitialState": "InitialState",
+    }
+    theirs |= {own: theirs[name] for own, name in renamed.items()}
     ours = inference_pb2.DESCRIPTOR
     for name, message in ours.message_types_by_name.items():
         assert fields(message).items() <= fields(theirs[name]).items(), name

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from services.common.errors import InvalidInput
 from services.common.registry import PolicyManifest
 from services.common.server.calls import Call, Reply
-from services.common.spec import PolicySpec
+from services.common.spec import ACTION, PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Question
 from services.inference.distribution import Decisions
-from services.inference.model import ACTION
 from services.inference.oip.parameters import Inference
 from services.inference.oip.tensors import ELSEWHERE, InputReader, Tensor, outputs_of
+from services.inference.recurrent import Recurrence
 from services.inference.versions import ServedVersion
 from tutelage.oip.v2 import inference_pb2 as pb
 
@@ -54,6 +54,8 @@ class Inferring:
             observations, flags = model.reader.read(asked.request)
             question = self._acting.question(served, encode, call, asked.how(), observations, flags)
             question.asked = asked.asked
+            if served.recurrence is not None:
+                return _remembering(served.recurrence, question, asked)
             return question
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
@@ -112,6 +114,8 @@ class _Encode:
         )
         if question.seeds is not None:
             response.parameters["seed"].uint64_param = int(question.seeds[0])
+        if question.memory is not None and question.memory.was_reset:
+            response.parameters["state_reset"].bool_param = True
         for output in self._wanted:
             response.outputs.add(
                 name=output.name,
@@ -123,6 +127,15 @@ class _Encode:
             response.raw_output_contents.append(np.asarray(elements, little).tobytes())
         content: bytes = response.SerializeToString()
         return content
+
+
+def _remembering(recurrence: Recurrence, question: Question, asked: Inference) -> Question:
+    if not asked.session or question.rows > 1:
+        raise InvalidInput(
+            f"the policy is recurrent: send one observation at a time, of {question.rows} here, "
+            "with the sequence_id whose state is kept, and sequence_start with an episode's first"
+        )
+    return recurrence.kept(question, asked.session, np.array([asked.starts]))
 
 
 def _columns(spec: PolicySpec) -> Mapping[str, slice]:

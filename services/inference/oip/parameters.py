@@ -18,10 +18,10 @@ SELECTIONS: Mapping[str, Any] = {
     "sample": policy_pb2.ACTION_SELECTION_SAMPLE,
     "epsilon_greedy": policy_pb2.ACTION_SELECTION_EPSILON_GREEDY,
 }
-SESSION, SELECTION = "sequence_id", "selection"
-OURS = (SELECTION, "seed", "temperature", "epsilon", SESSION)
+SESSION, START, SELECTION = "sequence_id", "sequence_start", "selection"
+OURS = (SELECTION, "seed", "temperature", "epsilon", SESSION, START)
 # What Triton's clients may say that changes nothing here.
-IGNORED = ("sequence_start", "sequence_end", "priority", "timeout")
+IGNORED = ("sequence_end", "priority", "timeout")
 RESERVED = "triton_"
 LONGEST = 18  # digits, so that a version is an int64
 
@@ -55,6 +55,17 @@ class Inference:
         """Which share of a split it falls in."""
         parameters = self.request.parameters
         return str(value(parameters[SESSION]) or "") if SESSION in parameters else ""
+
+    @property
+    def recurrent_state(self) -> bytes:
+        """Never: states are kept by session."""
+        return b""
+
+    @property
+    def starts(self) -> bool:
+        """Whether an episode does."""
+        parameters = self.request.parameters
+        return START in parameters and value(parameters[START]) is True
 
     @property
     def asked(self) -> Asked:

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import InvalidInput
-from services.common.spec import OBSERVATION, DictSpace, PolicySpec
-from services.inference.model import ACTION, MASK
+from services.common.spec import ACTION, MASK, OBSERVATION, DictSpace, PolicySpec
 from services.inference.runner import Observations
 from tutelage.oip.v2 import inference_pb2 as pb
 

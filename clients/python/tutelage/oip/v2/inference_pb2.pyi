@@ -521,8 +521,8 @@ class ModelInferRequest(_message.Message):
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
         """`selection` (greedy, sample or epsilon_greedy), `seed`, `temperature` and `epsilon`, as in
-        ActBatch; `sequence_id` stands for its session. Other names are refused, those that Triton
-        reserves left aside.
+        ActBatch; `sequence_id` stands for Act's session and `sequence_start` for its episode_start.
+        Other names are refused, those that Triton reserves left aside.
         """
 
     @_builtins.property
@@ -715,7 +715,9 @@ class ModelInferResponse(_message.Message):
     """Of the request."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
-        """`seed`, from which the actions follow, where they were drawn."""
+        """`seed`, from which the actions follow, where they were drawn; `state_reset`, where a recurrent
+        policy did not remember what it was to go on from.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferOutputTensor]:
@@ -898,6 +900,7 @@ class ModelConfig(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_BATCHING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The policy."""
     platform: _builtins.str
@@ -916,6 +919,10 @@ class ModelConfig(_message.Message):
     def output(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelOutput]:
         """What it gives."""
 
+    @_builtins.property
+    def sequence_batching(self) -> Global___ModelSequenceBatching:
+        """One after another of a sequence, which remembers: a recurrent policy."""
+
     def __init__(
         self,
         *,
@@ -925,14 +932,121 @@ class ModelConfig(_message.Message):
         max_batch_size: _builtins.int = ...,
         input: _abc.Iterable[Global___ModelInput] | None = ...,
         output: _abc.Iterable[Global___ModelOutput] | None = ...,
+        sequence_batching: Global___ModelSequenceBatching | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["version_policy", b"version_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduling_choice", b"scheduling_choice", "sequence_batching", b"sequence_batching", "version_policy", b"version_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "max_batch_size", b"max_batch_size", "name", b"name", "output", b"output", "platform", b"platform", "version_policy", b"version_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "max_batch_size", b"max_batch_size", "name", b"name", "output", b"output", "platform", b"platform", "scheduling_choice", b"scheduling_choice", "sequence_batching", b"sequence_batching", "version_policy", b"version_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_scheduling_choice: _TypeAlias = _typing.Literal["sequence_batching"]  # noqa: Y015
+    _WhichOneofArgType_scheduling_choice: _TypeAlias = _typing.Literal["scheduling_choice", b"scheduling_choice"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_scheduling_choice) -> _WhichOneofReturnType_scheduling_choice | None: ...
+
+Global___ModelConfig: _TypeAlias = ModelConfig  # noqa: Y015
+
+@_typing.final
+class ModelSequenceBatching(_message.Message):
+    """What is handed from one request of a sequence to the next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def state(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceState]:
+        """The parts of the state."""
+
+    def __init__(
+        self,
+        *,
+        state: _abc.Iterable[Global___SequenceState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ModelConfig: _TypeAlias = ModelConfig  # noqa: Y015
+Global___ModelSequenceBatching: _TypeAlias = ModelSequenceBatching  # noqa: Y015
+
+@_typing.final
+class SequenceState(_message.Message):
+    """A part of the state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_NAME_FIELD_NUMBER: _builtins.int
+    OUTPUT_NAME_FIELD_NUMBER: _builtins.int
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
+    DIMS_FIELD_NUMBER: _builtins.int
+    INITIAL_STATE_FIELD_NUMBER: _builtins.int
+    input_name: _builtins.str
+    """The input in the ONNX file that takes it."""
+    output_name: _builtins.str
+    """The output that gives the next."""
+    data_type: Global___DataType.ValueType
+    """Its element type."""
+    @_builtins.property
+    def dims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Axis lengths, without the batch."""
+
+    @_builtins.property
+    def initial_state(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceInitialState]:
+        """What it is before a sequence's first request."""
+
+    def __init__(
+        self,
+        *,
+        input_name: _builtins.str = ...,
+        output_name: _builtins.str = ...,
+        data_type: Global___DataType.ValueType = ...,
+        dims: _abc.Iterable[_builtins.int] | None = ...,
+        initial_state: _abc.Iterable[Global___SequenceInitialState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_type", b"data_type", "dims", b"dims", "initial_state", b"initial_state", "input_name", b"input_name", "output_name", b"output_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceState: _TypeAlias = SequenceState  # noqa: Y015
+
+@_typing.final
+class SequenceInitialState(_message.Message):
+    """What a state is at first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
+    DIMS_FIELD_NUMBER: _builtins.int
+    ZERO_DATA_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    data_type: Global___DataType.ValueType
+    """Its element type."""
+    zero_data: _builtins.bool
+    """Zeros."""
+    name: _builtins.str
+    """What Triton calls it."""
+    @_builtins.property
+    def dims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Axis lengths, without the batch."""
+
+    def __init__(
+        self,
+        *,
+        data_type: Global___DataType.ValueType = ...,
+        dims: _abc.Iterable[_builtins.int] | None = ...,
+        zero_data: _builtins.bool = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["state_data", b"state_data", "zero_data", b"zero_data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_type", b"data_type", "dims", b"dims", "name", b"name", "state_data", b"state_data", "zero_data", b"zero_data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_state_data: _TypeAlias = _typing.Literal["zero_data"]  # noqa: Y015
+    _WhichOneofArgType_state_data: _TypeAlias = _typing.Literal["state_data", b"state_data"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_state_data) -> _WhichOneofReturnType_state_data | None: ...
+
+Global___SequenceInitialState: _TypeAlias = SequenceInitialState  # noqa: Y015
 
 @_typing.final
 class ModelTensorReshape(_message.Message):
