@@ -18,11 +18,12 @@ from services.common.errors import InvalidInput, PreconditionFailed
 from services.common.server.calls import Call, Reply, unreadable
 from services.common.server.watching import note
 from services.common.spec import Distribution, PolicySpec
-from services.inference.batching import Asked, Encode, Question, TakeOver
+from services.inference.batching import Asked, Encode, Instead, Question, TakeOver
 from services.inference.core import PolicyCore
 from services.inference.decision_ids import DecisionId
 from services.inference.decoding import decode_masks
-from services.inference.distribution import Seeds, row_seeds
+from services.inference.distribution import Masks, Seeds, row_seeds
+from services.inference.fallback import Fallback, given_action
 from services.inference.runner import Observations
 from services.inference.split import STABLE, Split
 from services.inference.templates import Template, Templates
@@ -68,6 +69,7 @@ class Acting:
     """Batch handlers, for any thread. Made inside an event loop, where versions are loaded.
 
     Args:
+        fallback: answers calls of Act in place of errors, where it has something to say.
         draw_seed: gives a seed in [1, 2^64) for a drawn question that came without one.
         tracker: keeps decisions; None: they cannot be tracked.
         track_all: whether each decision of Act is tracked, asked for or not.
@@ -78,6 +80,7 @@ class Acting:
     def __init__(
         self,
         core: PolicyCore,
+        fallback: Fallback,
         draw_seed: Callable[[], int],
         tracker: Tracker | None = None,
         *,
@@ -85,7 +88,7 @@ class Acting:
         logged: bool = False,
         noted: bool = False,
     ) -> None:
-        self._core = core
+        self._core, self._fallback = core, fallback
         self._draw_seed = draw_seed
         self._tracker, self._track_all = tracker, track_all
         self._logged, self._noted = logged, noted
@@ -100,7 +103,11 @@ class Acting:
         others = range(len(calls)) if self._track_all else self._ask_alike(calls, contents, asked)
         if others:
             self._ask(calls, contents, others, asked, pb.ActRequest, self._ones)
-        return asked.replies()
+        replies = asked.replies()
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                replies[i] = self._fallback.instead(calls[i], reply)
+        return replies
 
     def act_batch(self, calls: Sequence[Call]) -> list[Reply | None]:
         """Many decisions of one version a call; see BatchHandler."""
@@ -143,7 +150,7 @@ class Acting:
             questions = [
                 Question(calls[i], encode, rows[k : k + 1], 1) for k, i in enumerate(places)
             ]
-            if self._logged or self._noted:
+            if self._logged or self._noted or self._fallback.has(served.manifest.policy):
                 self._describe(questions, served, request)
             asked.add(served, places, questions)
         return others
@@ -151,10 +158,12 @@ class Acting:
     def _describe(
         self, questions: Sequence[Question], served: ServedVersion, request: pb.ActRequest
     ) -> None:
-        """Say of questions alike what those who look on want to know."""
+        """Say of questions alike what those who look on want to know, and what is done without
+        an answer."""
         about = _asked_for(request) if self._logged else None
+        instead = self._fallback.instead if self._fallback.has(served.manifest.policy) else None
         for question in questions:
-            question.asked = about
+            question.asked, question.instead = about, instead
             _note(question.call, served)
 
     def _ask(
@@ -206,6 +215,8 @@ class Acting:
             (reply,) = _replies(served, ask(served, [call], [request]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
             reply = error
+        if isinstance(reply, Exception) and isinstance(request, pb.ActRequest):
+            reply = self._fallback.instead(call, reply)
         if reply is not None:
             call.answer(reply)
 
@@ -236,8 +247,7 @@ class Acting:
                 question.take_over = self._take_over(request, served, decision)
                 if self._logged:
                     question.asked = _asked_for(request, (decision,))
-            elif self._logged:
-                question.asked = _asked_for(request)
+            question.instead = self._instead(request, served, question.masks)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
@@ -258,8 +268,6 @@ class Acting:
             question.with_value = request.include_values and _has_value(served.spec)
             if served.recurrence is not None:
                 question = served.recurrence.many(request, question)
-            if self._logged:
-                question.asked = _asked_for(request)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
@@ -289,7 +297,16 @@ class Acting:
             self._seeds(request, rows, spec) if request.selection else None,
             _epsilon(request, spec) if request.HasField("epsilon") or request.selection else None,
             request.include_probabilities,
+            asked=_asked_for(request) if self._logged else None,
         )
+
+    def _instead(
+        self, request: pb.ActRequest, served: ServedVersion, mask: Masks | None
+    ) -> Instead | None:
+        if request.HasField("default_action"):
+            given_action(request.default_action, served.spec, mask)
+            return self._fallback.instead
+        return self._fallback.instead if self._fallback.has(served.manifest.policy) else None
 
     def _take_over(
         self, request: pb.ActRequest, served: ServedVersion, decision: DecisionId

@@ -47,7 +47,7 @@ class BatchSpans:
 
 def _traced(questions: Sequence[Question]) -> Iterator[tuple[WatchedCall, Span]]:
     for question in questions:
-        call = question.call
+        call = getattr(question.call, "under", question.call)  # a turn of a session is not watched
         if isinstance(call, WatchedCall) and call.kept.is_recording():
             yield call, call.kept
 

@@ -66,6 +66,7 @@ class Question:
     take_over: gives the reply in its own time, if any does.
     memory: where the policy is recurrent.
     asked: None: no decisions are logged.
+    instead: gives the reply in place of an error, where there is a default action.
     """
 
     call: Call
@@ -81,6 +82,7 @@ class Question:
     take_over: TakeOver | None = None
     memory: Memory | None = None
     asked: Asked | None = None
+    instead: Instead | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -93,6 +95,8 @@ class Question:
 Encode = Callable[[Question, Decisions, int], bytes]
 # The same with the serialized reply, which is given now, or later (None) by the call's `answer`.
 TakeOver = Callable[[Question, Decisions, int, bytes], Reply | None]
+# What a call is answered in place of an error, which may be the error.
+Instead = Callable[[Call, Exception], Reply]
 
 
 class Observer(Protocol):
@@ -183,7 +187,10 @@ class Batcher:
             replies = self._replies(batch)
         except Exception as error:  # noqa: BLE001 - who waits is told, and who comes is served
             replies = [error] * len(batch)
-        for question, reply in zip(batch, replies, strict=True):
+        for question, given in zip(batch, replies, strict=True):
+            reply = given
+            if isinstance(reply, Exception) and question.instead is not None:
+                reply = question.instead(question.call, reply)
             if reply is not None:
                 question.call.answer(reply)
         self._executor.submit(self._work)  # behind what waits for other versions

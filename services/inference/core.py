@@ -28,6 +28,10 @@ from services.inference.watcher import RepositoryWatcher
 R = TypeVar("R")
 
 
+class VersionRefused(NotFound):
+    """An alias points at a version that must not be served."""
+
+
 class PolicyCore:
     """Finds the version that answers, and moves aliases."""
 
@@ -64,7 +68,7 @@ class PolicyCore:
             return _serving(state, version) or await self._loader.load(state.name, version)
         served = state.serving.get(alias or STABLE)
         if served is None:
-            raise NotFound(self._no_such_alias(state, alias or STABLE))
+            raise self._no_such_alias(state, alias or STABLE)
         return served
 
     def manifest(self, policy: str, version: int, alias: str) -> PolicyManifest:
@@ -206,13 +210,15 @@ class PolicyCore:
         except OSError as error:
             raise Unavailable(f"the policy repository cannot be used: {error}") from error
 
-    def _no_such_alias(self, state: PolicyState, alias: str) -> str:
+    def _no_such_alias(self, state: PolicyState, alias: str) -> NotFound:
         if alias in state.aliases:
             version = state.aliases[alias].version
             reason = self._loader.refusal(state.name, version)
-            return f"{state.name}: alias {alias!r} points at version {version}, refused: {reason}"
+            return VersionRefused(
+                f"{state.name}: alias {alias!r} points at version {version}, refused: {reason}"
+            )
         known = ", ".join(sorted(state.aliases)) or "none yet"
-        return f"policy {state.name!r} has no alias {alias!r}; there are: {known}"
+        return NotFound(f"policy {state.name!r} has no alias {alias!r}; there are: {known}")
 
 
 def _serving(state: PolicyState, version: int) -> ServedVersion | None:

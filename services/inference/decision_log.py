@@ -17,17 +17,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from services.common.errors import InvalidConfig, PreconditionFailed
 from services.common.parquet import pyarrow
 from services.common.registry import PolicyManifest
 from services.common.registry.store import FolderStore
+from services.common.spec import PolicySpec
 from services.inference import metrics
-from services.inference.batching import Question
-from services.inference.decision_rows import Asking, Columns, Decided, asking, is_sampled
+from services.inference.batching import Asked, Question
+from services.inference.decision_rows import NOTHING, Asking, Columns, Decided, asking, is_sampled
 from services.inference.distribution import Decisions, Masks, Seeds
 from services.inference.encoding import values_of
+from services.inference.runner import Observations
 
 log = structlog.get_logger()
 
@@ -82,6 +85,24 @@ class DecisionLog:
         return Logged(
             self, manifest, Columns(self._pa, manifest.policy, manifest.spec, self.limits.rate)
         )
+
+    def degraded(
+        self,
+        policy: str,
+        spec: PolicySpec,
+        asked: Asked,
+        observation: Observations,
+        mask: Masks | None,
+        action: npt.NDArray[np.generic],
+    ) -> None:
+        """Log a default action; observation, mask and action have one row."""
+        numbers = self.numbers(1)
+        if not _chosen(numbers, self.limits.rate).any():
+            return
+        one = Asking(1, asked, observation, mask, 1.0, None, None, slice(None), False, None, None)
+        nothing = np.zeros((1, spec.parameters), np.float32)
+        decided = Decided(time.time(), 0, "", True, [one], numbers, action, np.zeros(1), nothing)
+        self.add(Columns(self._pa, policy, spec, self.limits.rate), decided)
 
     def numbers(self, count: int) -> Seeds:
         """Of so many decisions."""
@@ -230,8 +251,7 @@ def _numbers(questions: Sequence[Question], numbers: Seeds) -> Seeds:
     """The numbers given, and those of decisions that have one already."""
     start = 0
     for question in questions:
-        assert question.asked is not None
-        for row, decision in enumerate(question.asked.decisions, start):
+        for row, decision in enumerate((question.asked or NOTHING).decisions, start):
             numbers[row] = int(decision.number, 16)
         start += question.rows
     return numbers

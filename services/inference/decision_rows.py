@@ -7,8 +7,10 @@
     number           the decision's own, by which it was sampled: see `is_sampled`
     sampling_rate    at which decisions were logged
     observation, or observation.<part>
+    recurrent_state  before the decision, part after part; only where the policy has one, and
+                     missing where `degraded`
     action_mask      missing where all was allowed; there are none for actions in a Box
-    selection        greedy, sample or epsilon_greedy
+    selection        greedy, sample or epsilon_greedy; missing where `degraded`
     seed             of an action that was drawn; else missing
     temperature
     epsilon          of ε-greedy decisions; else missing
@@ -36,7 +38,7 @@ from services.common.parquet import column, column_type
 from services.common.spec import PolicySpec
 from services.inference.batching import Asked, Question, joined_masks
 from services.inference.distribution import Masks, Seeds, uniforms
-from services.inference.runner import Observations
+from services.inference.runner import Observations, States
 
 METADATA = b"tutelage.decisions"
 FORMAT = 1
@@ -64,6 +66,9 @@ def is_sampled(numbers: Seeds, rate: float) -> Masks:
     return uniforms(numbers) < rate
 
 
+NOTHING = Asked("", "")
+
+
 class Asking(NamedTuple):
     """What one question asked, of the rows that are logged, `rows` of them."""
 
@@ -77,6 +82,7 @@ class Asking(NamedTuple):
     at: Indices  # of these rows among the question's
     with_parameters: bool
     values: Sequence[float] | None
+    states: States | None
 
 
 class Decided(NamedTuple):
@@ -104,14 +110,13 @@ def asking(question: Question, chosen: Masks, values: Sequence[float] | None) ->
     Args:
         values: of all its rows, where they were asked for.
     """
-    assert question.asked is not None
     at: Indices = slice(None) if chosen.all() else np.flatnonzero(chosen)
     rows = int(chosen.sum())
     if not rows:
         return None
     return Asking(
         rows,
-        question.asked,
+        question.asked or NOTHING,
         question.observations[at],
         None if question.masks is None else question.masks[at],
         question.temperature,
@@ -120,7 +125,13 @@ def asking(question: Question, chosen: Masks, values: Sequence[float] | None) ->
         at,
         question.with_probabilities,
         None if values is None else np.asarray(values)[at].tolist(),
+        _states(question, at),
     )
+
+
+def _states(question: Question, at: Indices) -> States | None:
+    memory = question.memory
+    return None if memory is None or memory.before is None else memory.before[at]
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,8 @@ class Columns:
         }
         for name, space in spec.observation.inputs.items():
             types[name] = column_type(pa, space.row)
+        if spec.state_size:
+            types["recurrent_state"] = pa.list_(pa.float32(), spec.state_size)
         if spec.actions:
             types["action_mask"] = pa.list_(pa.bool_(), spec.actions)
         types |= {
@@ -229,13 +242,29 @@ class Columns:
             "session": [one.asked.session or None for one in asked for _ in range(one.rows)],
             "decision_id": [text for one in asked for text in _ids(one)],
             **seen,
+            "recurrent_state": self._states(asked),
             "action_mask": self._masks(asked),
-            "selection": [_selection(one) for one in asked for _ in range(one.rows)],
+            "selection": [
+                None if part.degraded else _selection(one)
+                for part in parts
+                for one in part.asked
+                for _ in range(one.rows)
+            ],
             "seed": [seed for one in asked for seed in _or_nothing(one, one.seeds)],
             "temperature": _repeated(parts, lambda one: one.temperature),
             "epsilon": [one.epsilon for one in asked for _ in range(one.rows)],
             "value": [value for one in asked for value in _or_nothing(one, one.values)],
         }
+
+    def _states(self, asked: Sequence[Asking]) -> Cells:
+        states = [
+            np.zeros((one.rows, self.spec.state_size), np.float32)
+            if one.states is None
+            else one.states
+            for one in asked
+        ]
+        missing = np.repeat([one.states is None for one in asked], [one.rows for one in asked])
+        return _Sparse(np.concatenate(states), missing)
 
     def _masks(self, asked: Sequence[Asking]) -> _Sparse:
         masks = joined_masks(

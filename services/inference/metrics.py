@@ -29,6 +29,11 @@ BATCH_ROWS = Histogram(
 REFUSED = Counter(
     "tutelage_inference_refused_total", "Requests refused because the queue was full.", ["policy"]
 )
+DEGRADED = Counter(
+    "tutelage_inference_degraded_total",
+    "Calls of Act answered with a safe default action, by why: full, version, model.",
+    ["policy", "reason"],
+)
 DROPPED = Counter(
     "tutelage_inference_dropped_total",
     "Requests whose caller had gone before the model ran.",

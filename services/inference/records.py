@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Records:
     """Who looks at calls and decisions; nobody, where nothing is to be recorded.
 
+    decisions: where they are logged; None: nowhere.
+
     Args:
         traces: where spans are sent; None: there are none.
 
@@ -31,15 +33,10 @@ class Records:
         self, settings: InferenceSettings, access: Access, traces: TracerProvider | None
     ) -> None:
         url, rate = settings.inference_decision_log, settings.inference_access_log_rate
-        self._decisions = DecisionLog(url, settings.log_limits()) if url else None
+        self.decisions = DecisionLog(url, settings.log_limits()) if url else None
         errors = settings.inference_access_log_errors
         self._calls = AccessLog(rate, errors, access) if rate else None
         self._traces = traces
-
-    @property
-    def logs_decisions(self) -> bool:
-        """Whether questions should say what a log wants to know of them."""
-        return self._decisions is not None
 
     def watchers(self) -> list[Watcher]:
         """Who looks at calls."""
@@ -55,8 +52,8 @@ class Records:
     def observers(self, manifest: PolicyManifest) -> tuple[Observer, ...]:
         """Who looks at what a version decides."""
         found: list[Observer] = []
-        if self._decisions is not None:
-            found.append(self._decisions.of(manifest))
+        if self.decisions is not None:
+            found.append(self.decisions.of(manifest))
         if self._traces is not None:
             from services.common.tracing import SCOPE
             from services.inference.batch_spans import BatchSpans
@@ -67,7 +64,7 @@ class Records:
     def close(self, timeout_s: float) -> None:
         """Write and send what has come, for so long at most."""
         deadline = time.monotonic() + timeout_s
-        for part in (self._decisions, self._calls):
+        for part in (self.decisions, self._calls):
             if part is not None:
                 part.close(max(0.0, deadline - time.monotonic()))
         if self._traces is not None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from services.common.errors import InvalidInput, TutelageError
 from services.common.registry import PolicyManifest
-from services.common.server.calls import Metadata, Reply
+from services.common.server.calls import Call, Metadata, Reply
 from services.inference import metrics
 from services.inference.batching import Batcher, Memory, Question
 from services.inference.carried import CarriedStates
@@ -168,6 +168,11 @@ class _Turn:
         self._call = question.call
 
     @property
+    def under(self) -> Call:
+        """The call that it stands for."""
+        return self._call
+
+    @property
     def method(self) -> str:
         """As in `Call`."""
         return self._call.method
@@ -216,6 +221,8 @@ class _Turn:
         (reply,) = self._of.asked([self._question])
         if reply is None:
             return None
+        if isinstance(reply, Exception) and self._question.instead is not None:
+            reply = self._question.instead(self._call, reply)
         following = self.over(reply)
         self._call.answer(reply)
         return following

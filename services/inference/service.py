@@ -18,6 +18,7 @@ from services.common.spec import PolicySpec
 from services.inference.acting import Acting
 from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
+from services.inference.fallback import Fallback
 from services.inference.feeding import Feeding
 from services.inference.oip.servicer import ROLES as MODEL_ROLES
 from services.inference.oip.servicer import open_inference_service
@@ -55,6 +56,7 @@ class InferenceService:
         self, settings: InferenceSettings, trials: Trials, traces: TracerProvider | None = None
     ) -> None:
         self._settings, self._access, self._trials = settings, settings.access(), trials
+        self._records = Records(settings, self._access, traces)
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
         loader = Loader(
@@ -70,6 +72,9 @@ class InferenceService:
             registry, catalogue, loader, poll_s=settings.inference_poll_s
         )
         self.core = PolicyCore(registry, catalogue, loader, self.watcher)
+        self._fallback = Fallback(
+            self.core, settings.inference_default_actions, self._records.decisions
+        )
         self._rollouts = Rollouts(
             catalogue,
             settings.canary_limits(),
@@ -78,7 +83,6 @@ class InferenceService:
         )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
-        self._records = Records(settings, self._access, traces)
         self._stopping = asyncio.Event()
 
     def _is_ready(self) -> bool:
@@ -117,10 +121,11 @@ class InferenceService:
             with outcomes_kept(self.core, self._stores) as (tracker, reporting):
                 acting = Acting(
                     self.core,
+                    self._fallback,
                     draw_seed,
                     tracker,
                     track_all=self._settings.inference_track_all,
-                    logged=self._records.logs_decisions,
+                    logged=self._records.decisions is not None,
                     noted=bool(watchers),
                 )
                 policies = policy_service(self.core, acting, reporting)

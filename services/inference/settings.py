@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -135,6 +135,11 @@ class InferenceSettings(PlatformSettings):
     )
     inference_session_idle_s: Annotated[float, Field(gt=0)] = Field(
         3600.0, description="Seconds after its last decision at which a session is forgotten."
+    )
+    inference_default_actions: dict[str, int | list[Any]] = Field(
+        default_factory=dict,
+        description="Safe actions by policy, in JSON, that Act answers with in place of an error "
+        "that is not the request's fault, flagged degraded: a number, or a list of elements.",
     )
     inference_decision_log: str | None = Field(
         None,

@@ -240,10 +240,10 @@ def _try_all_sizes(runner: PolicyRunner) -> None:
 
 
 def _memory() -> tuple[int, int]:
-    """Bytes of addresses, and those that are in memory."""
+    """Bytes of addresses, and those of its own that are in memory."""
     with open("/proc/self/statm") as statm:
-        size, resident = map(int, statm.read().split()[:2])
-    return size * resource.getpagesize(), resident * resource.getpagesize()
+        size, resident, shared = map(int, statm.read().split()[:3])
+    return size * resource.getpagesize(), (resident - shared) * resource.getpagesize()
 
 
 def _send(to: socket.socket, content: bytes) -> None:

@@ -17,6 +17,7 @@ import pytest
 from inference_process import InferenceProcess
 from pending_call import PendingCall
 from prometheus_client import REGISTRY
+from recurrent_policies import GRU, gru_model
 from tiny_policies import CARTPOLE, box_model, linear_model, publish
 
 from services.common.action_space import Box
@@ -28,6 +29,7 @@ from services.inference.batching import Asked, Question
 from services.inference.decision_log import DecisionLog, LogLimits
 from services.inference.decision_rows import METADATA, is_sampled
 from services.inference.distribution import Decisions
+from services.inference.runner import PolicyRunner
 from tutelage import Client
 
 ARM = CARTPOLE.model_copy(
@@ -156,6 +158,26 @@ def test_tracked_decisions_are_sampled_by_their_ids(
     assert 10 < len(rows) < 50
     assert expected <= {row["decision_id"] for row in rows}
     assert {row["sampling_rate"] for row in rows} == {0.5}
+
+
+def test_a_recurrent_policys_state_is_logged_too(
+    start_service, registry: PolicyRegistry, tmp_path: Path
+) -> None:
+    publish(registry, gru_model(), policy="gru", spec=GRU)
+    service = start_service(inference_decision_log=tmp_path / "log")
+    states = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    for i, state in enumerate(states):
+        service.client.act(state, session="robot-1", sample=True, seed=i + 1, episode_start=not i)
+    assert service.stop() == 0
+    runner = PolicyRunner(gru_model(), GRU)
+    for row in read(tmp_path / "log", "gru").to_pylist():
+        observation = np.array([row["observation"]], np.float32)
+        before = np.array([row["recurrent_state"]], np.float32)
+        parameters, _ = runner.step(observation, None, before)
+        seeds = np.array([row["seed"]], np.uint64)
+        again = runner.decide(parameters, sampled=np.array([True]), seeds=seeds)
+        assert again.actions == [row["action"]]
+        assert again.log_probabilities == [row["log_probability"]]
 
 
 def test_a_sample_is_what_its_rate_says_and_holds_those_of_lower_rates() -> None:

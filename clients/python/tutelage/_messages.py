@@ -77,6 +77,19 @@ def encode_mask(mask: npt.ArrayLike | None) -> Sequence[bool]:
     return flags
 
 
+def encode_action(action: npt.ArrayLike) -> policy_pb2.Action:
+    """An action: a Discrete one's number, or the elements of another.
+
+    Raises:
+        InvalidInput: when it is none of these.
+    """
+    array = _numbers(action, "default action")
+    if array.ndim == 0 and array.dtype.kind in "iu":
+        return policy_pb2.Action(discrete=int(array))
+    numbers = array_pb2.Array(values=array.ravel().tolist(), shape=array.shape)
+    return policy_pb2.Action(elements=numbers)
+
+
 def act_request(
     observation: Observation,
     policy: str,
@@ -95,6 +108,7 @@ def act_request(
     episode_start: bool,
     carry_state: bool,
     state: Decision | bytes,
+    default: npt.ArrayLike | None = None,
 ) -> policy_pb2.ActRequest:
     """The request of one decision."""
     with refusing_misfits():
@@ -117,6 +131,7 @@ def act_request(
             episode_start=episode_start,
             carry_state=carry_state,
             recurrent_state=_state_of(state),
+            default_action=None if default is None else encode_action(default),
         )
 
 
@@ -208,6 +223,7 @@ def decode_decision(response: policy_pb2.ActResponse) -> Decision:
         decision_id=response.decision_id,
         state=response.recurrent_state,
         state_reset=response.state_reset,
+        degraded=response.degraded,
     )
 
 

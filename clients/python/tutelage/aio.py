@@ -49,6 +49,7 @@ class AsyncClient(AsyncConnection):
         episode_start: bool = False,
         carry_state: bool = False,
         state: Decision | bytes = b"",
+        default: npt.ArrayLike | None = None,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take; arguments as in `Client.act`."""
@@ -70,6 +71,7 @@ class AsyncClient(AsyncConnection):
             episode_start,
             carry_state,
             state,
+            default,
         )
         return messages.decode_decision(await self._call(self._stub.Act, request, timeout_s))
 

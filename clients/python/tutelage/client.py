@@ -51,6 +51,7 @@ class Client(Connection):
         episode_start: bool = False,
         carry_state: bool = False,
         state: Decision | bytes = b"",
+        default: npt.ArrayLike | None = None,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take.
@@ -78,6 +79,8 @@ class Client(Connection):
             carry_state: have a recurrent policy's state in the decision, in place of in the
                 service: then any replica can be asked next.
             state: the decision before, or its state; none at an episode's start.
+            default: a safe action to be given, `degraded`, in place of an error that is not this
+                request's fault. None leaves it to the service, which may have one.
             timeout_s: seconds to wait for the answer, retries included.
         """
         request = messages.act_request(
@@ -98,6 +101,7 @@ class Client(Connection):
             episode_start,
             carry_state,
             state,
+            default,
         )
         return messages.decode_decision(self._call(self._stub.Act, request, timeout_s))
 

@@ -32,6 +32,8 @@ class Decision:
     state_reset: whether a recurrent policy remembered nothing, though no episode was said to
         start: it is the session's first decision, another version answers, or the service knows
         nothing of it any more.
+    degraded: no model chose the action: it is the default that was named, or the service's own,
+        in place of an error. Then there is no version, and the log-probability means nothing.
     """
 
     action: int | Array
@@ -45,6 +47,7 @@ class Decision:
     decision_id: str = ""
     state: bytes = b""
     state_reset: bool = False
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,7 @@ class ActRequest(_message.Message):
     EPISODE_START_FIELD_NUMBER: _builtins.int
     CARRY_STATE_FIELD_NUMBER: _builtins.int
     RECURRENT_STATE_FIELD_NUMBER: _builtins.int
+    DEFAULT_ACTION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Name of the policy, such as "cartpole". May be left empty where the server
     holds exactly one policy.
@@ -260,6 +261,15 @@ class ActRequest(_message.Message):
         shape and element type of that part (see ObservationSpace).
         """
 
+    @_builtins.property
+    def default_action(self) -> Global___Action:
+        """The action to answer with in place of an error that is not the request's fault: the queue is
+        full, the version cannot be loaded, the model fails on the observation. The reply is flagged
+        `degraded`. A MultiDiscrete or Box action is given as `values`. INVALID_ARGUMENT where it is
+        none of the policy's actions, or the mask forbids it. Default: the server's own for this
+        policy; where there is none either, the error.
+        """
+
     def __init__(
         self,
         *,
@@ -281,10 +291,11 @@ class ActRequest(_message.Message):
         episode_start: _builtins.bool = ...,
         carry_state: _builtins.bool = ...,
         recurrent_state: _builtins.bytes = ...,
+        default_action: Global___Action | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "epsilon", b"epsilon", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "default_action", b"default_action", "epsilon", b"epsilon", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "carry_state", b"carry_state", "episode_start", b"episode_start", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_value", b"include_value", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "previous_decision_id", b"previous_decision_id", "recurrent_state", b"recurrent_state", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "track", b"track", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "carry_state", b"carry_state", "default_action", b"default_action", "episode_start", b"episode_start", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_value", b"include_value", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "previous_decision_id", b"previous_decision_id", "recurrent_state", b"recurrent_state", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "track", b"track", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
@@ -348,6 +359,7 @@ class ActResponse(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     RECURRENT_STATE_FIELD_NUMBER: _builtins.int
     STATE_RESET_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version that chose it."""
     digest: _builtins.str
@@ -381,6 +393,10 @@ class ActResponse(_message.Message):
     answer; and where the replica knows nothing of it, for it has restarted, or the session was
     idle for too long, or there were too many.
     """
+    degraded: _builtins.bool
+    """Whether no model chose the action: it is the safe default, in place of an error. Then there
+    is no version, and the log-probability means nothing.
+    """
     @_builtins.property
     def action(self) -> Global___Action:
         """The action to take."""
@@ -412,10 +428,11 @@ class ActResponse(_message.Message):
         value: _builtins.float | None = ...,
         recurrent_state: _builtins.bytes = ...,
         state_reset: _builtins.bool = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "decision_id", b"decision_id", "digest", b"digest", "log_probability", b"log_probability", "parameters", b"parameters", "probabilities", b"probabilities", "recurrent_state", b"recurrent_state", "seed", b"seed", "state_reset", b"state_reset", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "decision_id", b"decision_id", "degraded", b"degraded", "digest", b"digest", "log_probability", b"log_probability", "parameters", b"parameters", "probabilities", b"probabilities", "recurrent_state", b"recurrent_state", "seed", b"seed", "state_reset", b"state_reset", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
