@@ -8,6 +8,7 @@ itself is as open to a file there as it is here.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from typing import Any, NoReturn
 import onnx
 
 from services.common.errors import ModelRejected, TutelageError, Unavailable
+from services.common.leash import PR_SET_PDEATHSIG
 from services.common.spec import PolicySpec
 from services.inference.memory import give_back
 from services.inference.operators import MIB, ModelLimits, grows
@@ -74,13 +76,15 @@ class Trials:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._forked = 0
         self._refused: OrderedDict[bytes, str] = OrderedDict()
 
     def fork(self) -> None:
         """Have this process's copy do it, which costs little; only before there are threads that
         work, and later another is made."""
         own, other = socket.socketpair()
-        if os.fork() == 0:
+        self._forked = os.fork()
+        if not self._forked:
             own.close()
             _serve_and_exit(other)
         other.close()
@@ -107,12 +111,16 @@ class Trials:
         return Tried(**found)
 
     def close(self) -> None:
-        """End the process; a trial under way ends by itself."""
+        """End the process, and a trial under way with it."""
         if self._socket is not None:
             self._socket.close()
         if self._process is not None:
+            self._process.kill()
             self._process.wait()
-        self._socket = self._process = None
+        if self._forked:
+            os.kill(self._forked, signal.SIGKILL)
+            os.waitpid(self._forked, 0)
+        self._socket, self._process, self._forked = None, None, 0
 
     def _ask(self, header: bytes, model: bytes) -> dict[str, Any]:
         try:
@@ -201,6 +209,8 @@ def _try_and_exit(asked: dict[str, Any], model: bytes, writing: int) -> NoReturn
 def _limit(memory_bytes: int, processor_s: int) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.__stderr__.fileno() if sys.__stderr__ else 2)
+    if sys.platform == "linux":  # to end with the process that has it tried
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.nice(NICE)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write(LAST_RESORT)

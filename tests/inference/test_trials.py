@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from hostile_models import growing, numbers, policy
 from onnx import TensorProto, helper, numpy_helper
@@ -73,10 +76,10 @@ def test_a_model_that_asks_for_too_much_memory_is_refused(tried: Trials) -> None
     assert tried.run(linear_model(), CARTPOLE).max_rows >= 64
 
 
-def test_a_model_that_takes_too_long_is_refused() -> None:
+def slow_model() -> bytes:
     square = np.eye(1500, dtype=np.float32)
     chain = ["x0", *(f"x{i + 1}" for i in range(3000))]
-    slow = policy(
+    return policy(
         [
             helper.make_node("MatMul", ["observation", "in"], ["x0"]),
             *(helper.make_node("MatMul", [a, "square"], [b]) for a, b in itertools.pairwise(chain)),
@@ -86,9 +89,12 @@ def test_a_model_that_takes_too_long_is_refused() -> None:
         numpy_helper.from_array(np.zeros((1500, 4), np.float32), "out"),
         numpy_helper.from_array(square, "square"),
     )
+
+
+def test_a_model_that_takes_too_long_is_refused() -> None:
     hurried = trials(processor_s=1)
     with pytest.raises(ModelRejected, match="more processor time or memory"):
-        hurried.run(slow, CARTPOLE)
+        hurried.run(slow_model(), CARTPOLE)
     assert hurried.run(linear_model(), CARTPOLE).max_rows >= 64
     hurried.close()
 
@@ -112,6 +118,30 @@ def test_a_helper_that_ended_is_started_again() -> None:
         made.run(linear_model(), CARTPOLE)
     assert made.run(linear_model(), CARTPOLE)
     made.close()
+
+
+def test_a_trial_under_way_ends_with_who_asks() -> None:
+    made = trials(processor_s=60)
+    assert made.run(linear_model(), CARTPOLE)
+    assert made._process is not None
+    helper = psutil.Process(made._process.pid)
+    outcome: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            made.run(slow_model(), CARTPOLE)
+        except Unavailable as error:
+            outcome.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not (trying := helper.children()):
+        time.sleep(0.01)
+    made.close()
+    asking.join(20)
+    assert outcome
+    psutil.wait_procs(trying, timeout=20)
+    assert not any(child.is_running() and child.status() != "zombie" for child in trying)
 
 
 def test_a_forked_helper_ends_with_who_asks() -> None:
