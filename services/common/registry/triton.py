@@ -11,6 +11,7 @@ _TYPES = {
     "int32": "TYPE_INT32",
     "int64": "TYPE_INT64",
 }
+_SCALAR = "dims: [ 1 ], reshape: { shape: [ ] }"  # which Triton has none of
 
 
 def model_configuration(policy: str, spec: PolicySpec) -> str:
@@ -28,6 +29,10 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
         f'  {{ name: "{name}", data_type: TYPE_FP32, dims: [ {length} ] }},\n'
         for name, length in spec.outputs.items()
     )
+    if spec.valued:
+        outputs += (
+            '  { name: "value", data_type: TYPE_FP32, dims: [ 1 ], reshape: { shape: [ ] } },\n'
+        )
     return f"""name: "{policy}"
 platform: "onnxruntime_onnx"
 max_batch_size: 1024
@@ -62,6 +67,6 @@ def _state(part: StatePart) -> str:
 
 
 def _action_dims(spec: PolicySpec) -> str:
-    if not spec.action.shape:  # Triton has no scalars
-        return "dims: [ 1 ], reshape: { shape: [ ] }"
+    if not spec.action.shape:
+        return _SCALAR
     return f"dims: [ {', '.join(str(length) for length in spec.action.shape)} ]"
