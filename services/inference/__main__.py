@@ -18,15 +18,16 @@ from services.common.telemetry import configure_logging, serve_metrics, traces_w
 from services.inference.memory import share_arenas
 from services.inference.service import InferenceService
 from services.inference.settings import InferenceSettings
+from services.inference.trials import Trials
 from services.inference.workers import run_workers
 
 
-async def serve(settings: InferenceSettings) -> None:
+async def serve(settings: InferenceSettings, trials: Trials) -> None:
     """Run the service until it is told to stop."""
     if settings.inference_metrics_port:
         serve_metrics(settings.inference_metrics_port, settings.host)
     traces = traces_wanted("inference", os.environ)
-    await InferenceService(settings, traces).serve()
+    await InferenceService(settings, trials, traces).serve()
 
 
 def main() -> None:
@@ -44,7 +45,9 @@ def main() -> None:
             sys.exit(run_workers(address, settings.inference_workers, ends_s))
         # Sums of squares tell what is finite; that one may overflow is known, and looked into.
         warnings.filterwarnings("ignore", "overflow encountered in dot", RuntimeWarning)
-        asyncio.run(serve(settings))
+        trials = settings.trials()
+        trials.fork()  # while no thread does anything yet
+        asyncio.run(serve(settings, trials))
     except TutelageError as error:
         sys.exit(f"inference: {error}")
 

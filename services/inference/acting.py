@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -31,7 +31,30 @@ from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
 
-A = TypeVar("A", pb.ActRequest, pb.ActBatchRequest)
+
+class Addressed(Protocol):
+    """A request for a version of a policy, which its own bytes make.
+
+    All as in ActRequest.
+    """
+
+    @classmethod
+    def FromString(cls, content: bytes) -> Self:  # noqa: N802
+        """From the wire."""
+
+    @property
+    def policy(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def alias(self) -> str: ...
+    @property
+    def session(self) -> str: ...
+    @property
+    def recurrent_state(self) -> bytes: ...
+
+
+A = TypeVar("A", bound=Addressed)
 # A question for each call, or what is wrong with its request.
 Ask = Callable[[ServedVersion, Sequence[Call], Sequence[A]], list[Question | Exception]]
 _SELECTIONS = (
@@ -88,9 +111,17 @@ class Acting:
 
     def act_batch(self, calls: Sequence[Call]) -> list[Reply | None]:
         """Many decisions of one version a call; see BatchHandler."""
+        return self.answer(calls, pb.ActBatchRequest, self._manys)
+
+    def answer(self, calls: Sequence[Call], kind: type[A], ask: Ask[A]) -> list[Reply | None]:
+        """Replies to calls whose requests are of one kind; see BatchHandler.
+
+        Args:
+            ask: makes of the requests for one version the questions it is asked.
+        """
         asked = _Asked(len(calls))
         contents = [call.content for call in calls]
-        self._ask(calls, contents, range(len(calls)), asked, pb.ActBatchRequest, self._manys)
+        self._ask(calls, contents, range(len(calls)), asked, kind, ask)
         return asked.replies()
 
     def _ask_alike(
@@ -207,7 +238,7 @@ class Acting:
         if isinstance(observation, InvalidInput):
             return observation
         try:
-            question = self._question(
+            question = self.question(
                 served, served.encoder.one, call, request, observation, request.action_mask
             )
             if request.include_value:
@@ -232,7 +263,7 @@ class Acting:
     ) -> Question | Exception:
         try:
             observations, flags = served.decoder.many(request), request.action_masks
-            question = self._question(
+            question = self.question(
                 served, served.encoder.many, call, request, observations, flags
             )
             if request.include_values:
@@ -243,7 +274,7 @@ class Acting:
             return error
         return question
 
-    def _question(
+    def question(
         self,
         served: ServedVersion,
         encode: Encode,
@@ -252,6 +283,11 @@ class Acting:
         observations: Observations,
         flags: Sequence[bool],
     ) -> Question:
+        """What a version is asked.
+
+        Raises:
+            InvalidInput: when what the request says of the choice makes no sense.
+        """
         rows, spec = len(observations), served.spec
         return Question(
             call,

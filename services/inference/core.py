@@ -13,7 +13,7 @@ from services.common.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from services.common.registry import AliasState, PolicyRegistry
+from services.common.registry import AliasState, PolicyManifest, PolicyRegistry
 from services.common.registry.registry import check_name
 from services.inference.interface import check_interface
 from services.inference.split import CANARY, SHADOW, STABLE, Split
@@ -70,6 +70,31 @@ class PolicyCore:
         if served is None:
             raise self._no_such_alias(state, alias or STABLE)
         return served
+
+    def manifest(self, policy: str, version: int, alias: str) -> PolicyManifest:
+        """What a version is, loaded or not.
+
+        Raises:
+            NotFound: no such policy, version or alias, with those there are.
+            ModelRejected: when its manifest cannot be read.
+        """
+        state = self._catalogue.find(policy)
+        if version in state.damaged:
+            raise ModelRejected(state.damaged[version])
+        if version and version not in state.manifests:
+            raise NotFound(f"policy {state.name!r} has no version {version}")
+        served = state.serving.get(alias or STABLE)
+        if not version and served is None:
+            raise NotFound(self._no_such_alias(state, alias or STABLE))
+        return state.manifests[version] if served is None or version else served.manifest
+
+    async def look(self, policy: str) -> PolicyState:
+        """What is known of a policy when its folder has been looked at now.
+
+        Raises:
+            NotFound: naming those there are.
+        """
+        return await self._fresh(policy)
 
     def policy(self, policy: str) -> PolicyState:
         """What is known of a policy.

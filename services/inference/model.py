@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from services.common.errors import ModelRejected
 from services.common.spec import ACTION, MASK, VALUE, PolicySpec
+from services.inference.operators import ModelLimits, check_parts
 
-DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 TYPES = {
     "float32": "tensor(float)",
     "float64": "tensor(double)",
@@ -21,29 +21,21 @@ TYPES = {
 }
 
 
-def check_content(model: bytes) -> None:
-    """Refuse a file that is not ONNX, reads other files, or needs operators of its own.
+def check_content(model: bytes, limits: ModelLimits) -> None:
+    """Refuse a file that is not ONNX, or holds what must not be run.
 
     Raises:
         ModelRejected: with the reason.
     """
+    if len(model) > limits.bytes:
+        raise ModelRejected(f"model.onnx has {len(model)} bytes, the limit is {limits.bytes}")
     try:
         parsed = onnx.load_model_from_string(model)
     except DecodeError:
         raise ModelRejected("model.onnx is not an ONNX file, or a part of one") from None
     if not parsed.graph.node:
         raise ModelRejected("model.onnx holds no graph")
-    for part in _walk(parsed):
-        if isinstance(part, onnx.TensorProto) and (
-            part.data_location == onnx.TensorProto.EXTERNAL or part.external_data
-        ):
-            raise ModelRejected(
-                f"tensor {part.name!r} is stored in another file; export the model as one file"
-            )
-        if isinstance(part, onnx.NodeProto) and part.domain not in DOMAINS:
-            raise ModelRejected(
-                f"operator {part.op_type} is of domain {part.domain!r}, expected ONNX's own"
-            )
+    check_parts(parsed, limits)
 
 
 def with_outputs(model: bytes, wanted: Callable[[str], bool]) -> bytes:
@@ -120,12 +112,3 @@ def _check_node(
         raise ModelRejected(
             f"{kind} {name!r} is {node.type} of shape {given}, the spec expects {expected}"
         )
-
-
-def _walk(message: Message) -> Iterator[Message]:
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for part in value if isinstance(value, Sequence) else (value,):
-            yield from _walk(part)

@@ -100,9 +100,13 @@ class Recurrence:
             return error
         if not request.session:
             return _of_nobody()
-        memory, key = Memory(starts), SessionKey.of(self._policy, request.session)
-        question.memory, question.encode = memory, self._encode_kept
-        question.call = _Turn(key, question, memory, self)
+        question.encode = self._encode_kept
+        return self.kept(question, request.session, starts)
+
+    def kept(self, question: Question, session: str, starts: Starts) -> Question:
+        """A question of one row with a memory that is kept here."""
+        memory, key = Memory(starts), SessionKey.of(self._policy, session)
+        question.memory, question.call = memory, _Turn(key, question, memory, self)
         return question
 
     def _brought(self, content: bytes, starts: Starts) -> Memory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from services.common.action_space import Box
 from services.common.errors import InvalidInput, ModelRejected
 from services.common.spec import ACTION, MASK, VALUE, DictSpace, ObservationSpace, PolicySpec
 from services.inference.model import check_content, check_signature, check_value, with_outputs
+from services.inference.operators import ModelLimits
 from services.inference.pace import Pace
 from services.inference.vectors import decider
 
@@ -23,6 +25,19 @@ States = npt.NDArray[np.float32]  # of a recurrent policy: (n, spec.state_size)
 WARM_UP_RUNS = 5
 WIDER, QUICK_S = 4, 1e-3  # times as many rows in a run that takes no longer than this
 ACTION_TOLERANCE = 1e-4  # of float32 arithmetic, in normalised units
+DEFAULT_LIMITS = ModelLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a trial found of a model.
+
+    min_rows, max_rows: of its runs. bytes: that it takes in memory, about.
+    """
+
+    min_rows: int
+    max_rows: int
+    bytes: int
 
 
 class ModelFailed(InvalidInput):
@@ -36,17 +51,26 @@ class PolicyRunner:
     can change a sampled action. So loading compares batch sizes bit by bit, and where they
     differ small batches are padded, or rows run one by one: see `min_rows` and `max_rows`.
 
-    Building one reads untrusted bytes and takes milliseconds to seconds; it belongs in a
-    thread.
+    Building one takes milliseconds to seconds; it belongs in a thread. The bytes are untrusted:
+    what they do elsewhere first (see `trials`) is not done again.
 
     Raises:
         ModelRejected: when the file must not be served, with the reason.
     """
 
     def __init__(
-        self, model: bytes, spec: PolicySpec, *, max_batch: int = 64, intra_op_threads: int = 1
+        self,
+        model: bytes,
+        spec: PolicySpec,
+        *,
+        max_batch: int = 64,
+        intra_op_threads: int = 1,
+        limits: ModelLimits = DEFAULT_LIMITS,
+        tried: Tried | None = None,
     ) -> None:
-        check_content(model)
+        if tried is None:
+            check_content(model, limits)
+        self.bytes = len(model) if tried is None else tried.bytes
         self.spec = spec
         self._critic: ort.InferenceSession | None = None
         if spec.valued:
@@ -61,7 +85,7 @@ class PolicyRunner:
         self._outputs += [part.output for part in spec.state]
         self._is_recurrent = bool(spec.state)
         self._is_plain = not (self._masked or self._is_recurrent) and len(self._outputs) == 1
-        self._warm_up(max_batch)
+        self._warm_up(max_batch, tried)
 
     def run(
         self, observations: Observations, masks: npt.NDArray[np.bool_] | None = None
@@ -191,18 +215,22 @@ class PolicyRunner:
         parameters: Parameters = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
         return parameters
 
-    def _warm_up(self, max_batch: int) -> None:
+    def _warm_up(self, max_batch: int, tried: Tried | None) -> None:
         self.min_rows, self.max_rows = 1, max_batch
         probe, states = probe_observations(self.spec, max_batch), probe_states(self.spec, max_batch)
         try:
             self._check_outputs(probe, None)  # which is how an episode starts
             if states is not None:
                 self._check_outputs(probe, states)
-            self._find_steady_sizes(probe, states)
+            if tried is None:
+                self._find_steady_sizes(probe, states)
             first_s = self._time(probe[:1])
             row_s = max(0.0, self._time(probe) - first_s) / max(1, max_batch - 1)
             self._pace = Pace(first_s, row_s)
-            self._widen(max_batch)
+            if tried is None:
+                self._widen(max_batch)
+            else:
+                self.min_rows, self.max_rows = tried.min_rows, tried.max_rows
             if self._critic is not None:
                 self.values(probe[:2])
         except ModelRejected:

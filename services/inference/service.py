@@ -20,6 +20,8 @@ from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
 from services.inference.fallback import Fallback
 from services.inference.feeding import Feeding
+from services.inference.oip.servicer import ROLES as MODEL_ROLES
+from services.inference.oip.servicer import open_inference_service
 from services.inference.outcome_stores import OutcomeStores
 from services.inference.records import Records
 from services.inference.reporting import Reporting
@@ -27,8 +29,9 @@ from services.inference.rollouts import Rollouts
 from services.inference.runner import PolicyRunner
 from services.inference.servicer import ROLES, policy_service
 from services.inference.session_states import Sessions
-from services.inference.settings import InferenceSettings
+from services.inference.settings import MIB, InferenceSettings
 from services.inference.tracking import Tracker
+from services.inference.trials import Trials
 from services.inference.versions import Catalogue, Loader
 from services.inference.watcher import RepositoryWatcher
 
@@ -39,17 +42,20 @@ CLOSE_S = 5.0
 
 
 class InferenceService:
-    """The core and the watcher behind one PolicyService. Made inside an event loop.
+    """The core and the watcher behind the services. Made inside an event loop.
 
     Raises:
         InvalidConfig: see `outcome_stores` and `Records`.
 
     Args:
+        trials: what has models tried.
         traces: where spans of calls are sent; None: there are none.
     """
 
-    def __init__(self, settings: InferenceSettings, traces: TracerProvider | None = None) -> None:
-        self._settings, self._access = settings, settings.access()
+    def __init__(
+        self, settings: InferenceSettings, trials: Trials, traces: TracerProvider | None = None
+    ) -> None:
+        self._settings, self._access, self._trials = settings, settings.access(), trials
         self._records = Records(settings, self._access, traces)
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
@@ -60,6 +66,7 @@ class InferenceService:
             Sessions(settings.session_limits()),
             max_loaded=settings.inference_max_loaded,
             retry_s=settings.inference_retry_s,
+            max_model_bytes=settings.inference_max_model_mib * MIB,
         )
         self.watcher = RepositoryWatcher(
             registry, catalogue, loader, poll_s=settings.inference_poll_s
@@ -76,6 +83,10 @@ class InferenceService:
         )
         self.watcher.on_change = self._rollouts.follow
         self._stores = outcome_stores(settings)
+        self._stopping = asyncio.Event()
+
+    def _is_ready(self) -> bool:
+        return self.watcher.scanned.is_set() and not self._stopping.is_set()
 
     def _make_runner(self, model: bytes, spec: PolicySpec) -> PolicyRunner:
         return PolicyRunner(
@@ -83,6 +94,7 @@ class InferenceService:
             spec,
             max_batch=self._settings.inference_max_batch,
             intra_op_threads=self._settings.inference_intra_op_threads,
+            tried=self._trials.run(model, spec),
         )
 
     def _make_batcher(self, runner: PolicyRunner, manifest: PolicyManifest) -> Batcher:
@@ -116,16 +128,22 @@ class InferenceService:
                     logged=self._records.decisions is not None,
                     noted=bool(watchers),
                 )
-                table = guarded(policy_service(self.core, acting, reporting), ROLES, self._access)
-                table = watched(table, watchers)
+                policies = policy_service(self.core, acting, reporting)
+                models = open_inference_service(self.core, acting, self._is_ready)
+                tables = [
+                    guarded(policies, ROLES, self._access),
+                    guarded(models, MODEL_ROLES, self._access),
+                ]
                 await run_service(
-                    [table],
+                    [watched(table, watchers) for table in tables],
                     self._settings.server_options(),
                     until_ready=self.watcher.scanned.wait,
+                    on_stop=self._stopping.set,
                 )
         finally:
             watching.cancel()
             self._rollouts.close()
+            self._trials.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._records.close(CLOSE_S)
 

@@ -15,8 +15,10 @@ from services.common.server.bootstrap import Transport
 from services.common.settings import PlatformSettings, content_of, port_of
 from services.inference.canary import CanaryLimits
 from services.inference.decision_log import LogLimits
+from services.inference.operators import ModelLimits
 from services.inference.outcome_stores import OutcomeLimits
 from services.inference.session_states import SessionLimits
+from services.inference.trials import TrialLimits, Trials
 
 MIB = 1 << 20
 
@@ -60,6 +62,25 @@ class InferenceSettings(PlatformSettings):
     )
     inference_max_loaded: Annotated[int, Field(ge=1, le=1024)] = Field(
         16, description="Versions kept in memory for rollbacks and pinned calls, beside the served."
+    )
+    inference_max_model_mib: Annotated[int, Field(ge=1, le=2047)] = Field(
+        256, description="A model file that is larger, or whose tensors are, is refused."
+    )
+    inference_max_operators: Annotated[int, Field(ge=1)] = Field(
+        10_000, description="A model of more operators is refused."
+    )
+    inference_operators: str = Field(
+        "",
+        description="Operators that models may use beside the known ones, with commas between, "
+        "such as Resize. One that makes shapes of values lets a caller ask for any memory.",
+    )
+    inference_trial_mib: Annotated[int, Field(ge=16)] = Field(
+        1024,
+        description="Memory in MiB that a model may take while it is tried, in a process of its "
+        "own, before it is served.",
+    )
+    inference_trial_s: Annotated[int, Field(ge=1, le=3600)] = Field(
+        60, description="Seconds of processor time that it may take then."
     )
     inference_max_message_bytes: Annotated[int, Field(ge=1024, le=1024 * MIB)] = Field(
         4 * MIB, description="A larger request is answered RESOURCE_EXHAUSTED."
@@ -180,6 +201,20 @@ class InferenceSettings(PlatformSettings):
         if self.inference_tokens is not None:
             return Access(read_tokens(self.inference_tokens))
         return Access(admin_is_open=is_loopback(self.host))
+
+    def trials(self) -> Trials:
+        """What tries models before they are served."""
+        named = (name.strip() for name in self.inference_operators.split(","))
+        return Trials(
+            TrialLimits(self.inference_trial_mib * MIB, self.inference_trial_s),
+            ModelLimits(
+                self.inference_max_model_mib * MIB,
+                self.inference_max_operators,
+                frozenset(filter(None, named)),
+            ),
+            max_batch=self.inference_max_batch,
+            intra_op_threads=self.inference_intra_op_threads,
+        )
 
     def canary_limits(self) -> CanaryLimits:
         """What a canary may do."""

@@ -33,7 +33,7 @@ from services.inference.split import CANARY, STABLE, Split, split_of
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedVersion:
     """A version in memory, warmed and ready; equal only to itself.
 
@@ -169,6 +169,7 @@ class Loader:
         *,
         max_loaded: int,
         retry_s: float,
+        max_model_bytes: int,
     ) -> None:
         self._registry = registry
         self._make_runner = make_runner
@@ -176,6 +177,7 @@ class Loader:
         self._sessions = sessions
         self._max_loaded = max_loaded
         self._retry_s = retry_s
+        self._max_model_bytes = max_model_bytes
         self._lock = threading.Lock()  # a transport may ask for `ready` from a thread of its own
         self._ready: OrderedDict[tuple[str, int], ServedVersion] = OrderedDict()
         self._loading: dict[tuple[str, int], asyncio.Task[ServedVersion]] = {}
@@ -271,7 +273,7 @@ class Loader:
         return served
 
     def _read(self, policy: str, version: int) -> tuple[PolicyManifest, PolicyRunner]:
-        published = self._registry.load(policy, version)
+        published = self._registry.load(policy, version, most_bytes=self._max_model_bytes)
         manifest = published.manifest
         if (manifest.policy, manifest.version) != (policy, version):
             raise ModelRejected(

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hostile_models import growing
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
 
 from services.common.durable import write_atomically
 from services.common.registry import PolicyRegistry
 from services.common.spec import ObservationSpace
+from services.inference.operators import MIB
 from tutelage import AsyncClient
 from tutelage.errors import (
     DataCorrupted,
@@ -82,6 +84,7 @@ def test_serving_is_logged_at_every_swap(start_service, registry: PolicyRegistry
         ("truncated", "has digest"),
         ("missing", "is missing"),
         ("rubbish-with-its-digest", "not an ONNX file"),
+        ("asks-for-all-memory", "lloc"),
         ("other-shape-than-its-spec", "the spec expects"),
         ("other-interface-than-served", "publish it as a policy of another name"),
         ("manifest-of-another-version", "but stands in manifest-of-another-version/2"),
@@ -123,6 +126,8 @@ def publish_damaged(registry: PolicyRegistry, folder: Path, damage: str) -> None
         spec = CARTPOLE.model_copy(update={"observation": six})
     if damage == "rubbish-with-its-digest":
         model = b"rubbish"
+    elif damage == "asks-for-all-memory":
+        model = growing(100 * MIB)
     elif damage == "other-interface-than-served":
         model = dense_model(random_layers([6, 2]))
     publish(registry, model, policy=damage, spec=spec, alias=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.common.spec import ObservationSpace, PolicySpec, StatePart
 
+PLATFORM = "onnxruntime_onnx"
 _TYPES = {
     "float32": "TYPE_FP32",
     "float64": "TYPE_FP64",
@@ -11,7 +12,6 @@ _TYPES = {
     "int32": "TYPE_INT32",
     "int64": "TYPE_INT64",
 }
-_SCALAR = "dims: [ 1 ], reshape: { shape: [ ] }"  # which Triton has none of
 
 
 def model_configuration(policy: str, spec: PolicySpec) -> str:
@@ -30,25 +30,22 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
         for name, length in spec.outputs.items()
     )
     if spec.valued:
-        outputs += (
-            '  { name: "value", data_type: TYPE_FP32, dims: [ 1 ], reshape: { shape: [ ] } },\n'
-        )
+        outputs += f'  {{ name: "value", data_type: TYPE_FP32, {_dims(())} }},\n'
     return f"""name: "{policy}"
-platform: "onnxruntime_onnx"
+platform: "{PLATFORM}"
 max_batch_size: 1024
 input [
 {inputs}
 ]
 output [
-{outputs}  {{ name: "action", data_type: {_TYPES[spec.action.dtype]}, {_action_dims(spec)} }}
+{outputs}  {{ name: "action", data_type: {_TYPES[spec.action.dtype]}, {_dims(spec.action.shape)} }}
 ]
 version_policy: {{ all: {{ }} }}
 {_sequences(spec)}"""
 
 
 def _input(name: str, space: ObservationSpace) -> str:
-    dims = ", ".join(str(length) for length in space.shape)
-    return f'  {{ name: "{name}", data_type: {_TYPES[space.dtype]}, dims: [ {dims} ] }}'
+    return f'  {{ name: "{name}", data_type: {_TYPES[space.dtype]}, {_dims(space.shape)} }}'
 
 
 def _sequences(spec: PolicySpec) -> str:
@@ -59,14 +56,14 @@ def _sequences(spec: PolicySpec) -> str:
 
 
 def _state(part: StatePart) -> str:
-    is_like = f"data_type: TYPE_FP32, dims: [ {', '.join(str(length) for length in part.shape)} ]"
+    is_like = f"data_type: TYPE_FP32, {_dims(part.shape)}"
     return (
         f'    {{ input_name: "{part.input}", output_name: "{part.output}", {is_like},\n'
         f'      initial_state: {{ {is_like}, zero_data: true, name: "zero" }} }}'
     )
 
 
-def _action_dims(spec: PolicySpec) -> str:
-    if not spec.action.shape:
-        return _SCALAR
-    return f"dims: [ {', '.join(str(length) for length in spec.action.shape)} ]"
+def _dims(shape: tuple[int, ...]) -> str:
+    if not shape:  # Triton has no scalars
+        return "dims: [ 1 ], reshape: { shape: [ ] }"
+    return f"dims: [ {', '.join(str(length) for length in shape)} ]"

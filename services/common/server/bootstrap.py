@@ -229,7 +229,8 @@ def _beside(services: Sequence[Service | MethodTable]) -> tuple[Health, list[Met
     names = [service.name for service in services]
     health = Health(names)
     own = [service for service in services if isinstance(service, MethodTable)]
-    return health, [*own, health.table, *reflection_tables([*names, health.table.name])]
+    files = {table.name: table.file for table in own if table.file is not None}
+    return health, [*own, health.table, *reflection_tables([*names, health.table.name], files)]
 
 
 async def _ending_streams(tables: Sequence[MethodTable], stop: Awaitable[None]) -> None:
@@ -281,11 +282,13 @@ async def run_service(
     options: ServerOptions,
     *,
     until_ready: Callable[[], Any] | None = None,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Args:
         until_ready: awaited after the port is open and before health says SERVING.
+        on_stop: called before draining.
 
     Raises:
         ResourceExhausted: when the port is taken.
@@ -303,6 +306,7 @@ async def run_service(
     transport = "aio" if isinstance(server, GrpcServer) else "native"
     log.info("listening", address=options.address, port=server.port, transport=transport)
     await stopped.wait()
+    on_stop()
     log.info("draining", grace_s=options.grace_s)
     await server.stop()
     log.info("stopped")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from google.rpc import code_pb2
@@ -129,7 +130,7 @@ def watched(table: MethodTable, watchers: Sequence[Watcher]) -> MethodTable:
     if not watchers:
         return table
     methods = {name: _watch(method, watchers) for name, method in table.methods.items()}
-    return MethodTable(table.name, methods)
+    return replace(table, methods=methods)
 
 
 def _watch(method: Method, watchers: Sequence[Watcher]) -> Method:
