@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -24,6 +23,7 @@ from services.common.server.calls import Call, Reply
 from services.inference import metrics
 from services.inference.decision_ids import DecisionId
 from services.inference.distribution import Decisions, Masks, Seeds
+from services.inference.lanes import Lane
 from services.inference.runner import Observations, Parameters, PolicyRunner, States
 
 
@@ -120,7 +120,7 @@ class Batcher:
         runner: PolicyRunner,
         *,
         policy: str,
-        executor: Executor,
+        executor: Lane,
         max_batch: int,
         queue_limit: int,
         inline_s: float,

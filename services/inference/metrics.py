@@ -49,6 +49,16 @@ SERVED = Gauge(
     "1 for the version that answers for an alias, with the SHA-256 of its model.",
     ["policy", "alias", "version", "digest"],
 )
+LOADED_BYTES = Gauge(
+    "tutelage_inference_loaded_bytes",
+    "Memory that the loaded versions of a policy take, about.",
+    ["policy"],
+)
+UNLOADED = Counter(
+    "tutelage_inference_unloaded_total",
+    "Versions that were forgotten for want of room, and are loaded again when they are asked for.",
+    ["policy"],
+)
 LOAD_FAILURES = Counter(
     "tutelage_inference_load_failures_total", "Versions that were refused.", ["policy"]
 )

@@ -20,6 +20,7 @@ from services.inference.batching import Batcher
 from services.inference.core import PolicyCore
 from services.inference.fallback import Fallback
 from services.inference.feeding import Feeding
+from services.inference.lanes import Lanes
 from services.inference.oip.servicer import ROLES as MODEL_ROLES
 from services.inference.oip.servicer import open_inference_service
 from services.inference.outcome_stores import OutcomeStores
@@ -59,12 +60,16 @@ class InferenceService:
         self._records = Records(settings, self._access, traces)
         registry, catalogue = PolicyRegistry(settings.policies_url), Catalogue()
         self._executor = ThreadPoolExecutor(settings.inference_threads, "inference")
+        most = settings.inference_policy_threads or settings.inference_threads
+        self._lanes = Lanes(self._executor, most)
         loader = Loader(
             registry,
             self._make_runner,
             self._make_batcher,
             Sessions(settings.session_limits()),
+            is_serving=catalogue.is_serving,
             max_loaded=settings.inference_max_loaded,
+            max_loaded_bytes=settings.inference_max_loaded_mib * MIB,
             retry_s=settings.inference_retry_s,
             max_model_bytes=settings.inference_max_model_mib * MIB,
         )
@@ -101,7 +106,7 @@ class InferenceService:
         batcher = Batcher(
             runner,
             policy=manifest.policy,
-            executor=self._executor,
+            executor=self._lanes.of(manifest.policy),
             max_batch=self._settings.inference_max_batch,
             queue_limit=self._settings.inference_queue_limit,
             inline_s=self._settings.inference_inline_us * 1e-6,

@@ -57,11 +57,21 @@ class InferenceSettings(PlatformSettings):
     inference_threads: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Threads for those longer runs; a version uses one at a time."
     )
+    inference_policy_threads: Annotated[int, Field(ge=0, le=64)] = Field(
+        0,
+        description="Of these at most so many at once for the versions of one policy, so that a "
+        "slow one leaves some to others; 0: all.",
+    )
     inference_intra_op_threads: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Threads onnxruntime uses within one run; more pays only for large models."
     )
     inference_max_loaded: Annotated[int, Field(ge=1, le=1024)] = Field(
         16, description="Versions kept in memory for rollbacks and pinned calls, beside the served."
+    )
+    inference_max_loaded_mib: Annotated[int, Field(ge=1)] = Field(
+        1024,
+        description="Memory in MiB that loaded versions may take, about. Beyond it those unused "
+        "for longest are unloaded, but none that an alias points at.",
     )
     inference_max_model_mib: Annotated[int, Field(ge=1, le=2047)] = Field(
         256, description="A model file that is larger, or whose tensors are, is refused."

@@ -84,6 +84,7 @@ class RepositoryWatcher:
         serving = await self._serving(before, aliases)
         after = PolicyState(policy, manifests, damaged, aliases, serving)
         self._catalogue.replace(after)
+        self._loader.forget_unused()  # among which may be what answered before
         self.on_change(after)
         self._announce(before, after)
         if trouble is not None:

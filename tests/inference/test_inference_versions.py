@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
 
 from services.common.durable import write_atomically
+from services.common.ports import free_port
 from services.common.registry import PolicyRegistry
 from services.common.spec import ObservationSpace
 from services.inference.operators import MIB
@@ -241,6 +243,34 @@ def test_pinned_versions_are_loaded_when_asked_for_and_the_oldest_forgotten(
     for version in (1, 2, 3):
         assert service.client.act(OBSERVATION, version=version).version == version
     assert loaded() == [2, 3, 4]
+
+
+def test_versions_beyond_a_bound_of_memory_are_forgotten(
+    start_service, registry: PolicyRegistry
+) -> None:
+    for seed in range(3):  # of some 17 MB each
+        publish(registry, dense_model(random_layers([4, 2000, 2000, 2], seed)))
+    publish(registry, linear_model(), policy="other")
+    port = free_port()
+    service = start_service(inference_max_loaded_mib=50, inference_metrics_port=port)
+
+    def loaded() -> list[int]:
+        return [v.version for v in service.client.policy("cartpole").versions if v.loaded]
+
+    for version in (1, 2, 3):
+        assert (
+            service.client.act(OBSERVATION, policy="cartpole", version=version).version == version
+        )
+    assert loaded() == [2, 3]  # 1 is what was unused for longest, 3 is stable
+    assert service.client.act(OBSERVATION, policy="cartpole", version=1).version == 1
+    assert loaded() == [1, 3]
+    assert service.client.act(OBSERVATION, policy="other").version == 1
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    name = 'tutelage_inference_loaded_bytes{policy="cartpole"}'
+    (taken,) = (float(line.split()[1]) for line in lines if line.startswith(name))
+    assert 32e6 < taken < 50 * MIB
+    assert 'tutelage_inference_unloaded_total{policy="cartpole"} 2.0' in lines
 
 
 def test_a_policy_without_aliases_says_so(start_service, registry: PolicyRegistry) -> None:
