@@ -15,7 +15,7 @@ from services.common.action_space import ActionSpace, AxisLength, Box, Discrete,
 from services.common.errors import InvalidInput
 
 DTypeName = Literal["float32", "float64", "uint8", "int32", "int64"]
-OBSERVATION, MASK, ACTION = "observation", "action_mask", "action"
+OBSERVATION, MASK, ACTION, VALUE = "observation", "action_mask", "action", "value"
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 
 
@@ -203,6 +203,8 @@ class PolicySpec(BaseModel):
     environment_kwargs: with which that environment is made.
     masked: the environment allows some actions in some states only, and the model takes a mask.
     state: of a recurrent policy; empty: it remembers nothing.
+    valued: the model has an output `value`, `(batch,)`: the discounted sum of rewards, as the
+        environment pays them, that its critic expects from an observation on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -214,6 +216,7 @@ class PolicySpec(BaseModel):
     distribution: Distribution
     masked: bool = False
     state: tuple[StatePart, ...] = ()
+    valued: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -233,6 +236,8 @@ class PolicySpec(BaseModel):
         squashed = self.distribution == Distribution.TANH_GAUSSIAN
         if squashed and isinstance(space, Box) and not space.bounded.all():
             raise ValueError(f"tanh_gaussian needs bounds on every element, not {space}")
+        if self.valued and (self.state or self.distribution == Distribution.Q_VALUES):
+            raise ValueError("a critic's value is of policies without state and action values")
         if self.masked and not self.actions:
             raise ValueError(f"an action mask means nothing for actions in {space}")
         inputs = [*self.observation.inputs, MASK, *(part.input for part in self.state)]

@@ -241,7 +241,8 @@ class Acting:
             question = self.question(
                 served, served.encoder.one, call, request, observation, request.action_mask
             )
-            question.with_value = request.include_value and _has_value(served.spec)
+            if request.include_value:
+                _value(question, served)
             if request.track or self._track_all:
                 decision = DecisionId.draw(served.manifest.policy)
                 question.take_over = self._take_over(request, served, decision)
@@ -265,7 +266,8 @@ class Acting:
             question = self.question(
                 served, served.encoder.many, call, request, observations, flags
             )
-            question.with_value = request.include_values and _has_value(served.spec)
+            if request.include_values:
+                _value(question, served)
             if served.recurrence is not None:
                 question = served.recurrence.many(request, question)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
@@ -417,10 +419,18 @@ def _epsilon(request: pb.ActRequest | pb.ActBatchRequest, spec: PolicySpec) -> f
     return request.epsilon
 
 
-def _has_value(spec: PolicySpec) -> bool:
-    if spec.distribution != Distribution.Q_VALUES:
+def _value(question: Question, served: ServedVersion) -> None:
+    """Have a question answered with its value, by a critic where there is one.
+
+    Raises:
+        InvalidInput: when there is neither that nor action values.
+    """
+    spec = served.spec
+    if spec.valued:
+        question.critic = served.batcher.runner.values
+    elif spec.distribution != Distribution.Q_VALUES:
         raise InvalidInput(
-            f"the policy gives {spec.distribution.value} and no action values, so that it has no "
-            "value; leave include_value out"
+            f"the policy gives {spec.distribution.value} and no action values, and its model has "
+            "no output `value`, so that it has no value; leave include_value out"
         )
-    return True
+    question.with_value = True

@@ -63,10 +63,12 @@ class Question:
     call: who asks. encode: makes the reply. rows: n. masks: (n, actions); None allows all.
     seeds: (n,); None is greedy. epsilon: of rows that are drawn ε-greedily.
     with_probabilities, with_value: whether the reply has them.
+    critic: gives (n,) values of observations and masks, where the policy's output does not.
     take_over: gives the reply in its own time, if any does.
     memory: where the policy is recurrent.
     asked: None: no decisions are logged.
     instead: gives the reply in place of an error, where there is a default action.
+    values: (n,) once they have been asked for.
     """
 
     call: Call
@@ -83,6 +85,8 @@ class Question:
     memory: Memory | None = None
     asked: Asked | None = None
     instead: Instead | None = None
+    critic: Critic | None = None
+    values: list[float] | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -95,6 +99,7 @@ class Question:
 Encode = Callable[[Question, Decisions, int], bytes]
 # The same with the serialized reply, which is given now, or later (None) by the call's `answer`.
 TakeOver = Callable[[Question, Decisions, int, bytes], Reply | None]
+Critic = Callable[[Observations, Masks | None], npt.NDArray[np.float32]]
 # What a call is answered in place of an error, which may be the error.
 Instead = Callable[[Call, Exception], Reply]
 

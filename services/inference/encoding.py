@@ -78,7 +78,11 @@ class Encoder:
 
 
 def values_of(question: Question, decisions: Decisions, start: int) -> list[float]:
-    """Of a question's rows the greatest action values that are allowed."""
+    """Of a question's rows what the critic says, else the greatest action values allowed."""
+    if question.critic is not None:
+        if question.values is None:
+            question.values = question.critic(question.observations, question.masks).tolist()
+        return question.values
     values = decisions.parameters[start : start + question.rows]
     if question.masks is not None:
         values = np.where(question.masks, values, -np.inf)

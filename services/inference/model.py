@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
 from services.common.errors import ModelRejected
-from services.common.spec import ACTION, MASK, PolicySpec
+from services.common.spec import ACTION, MASK, VALUE, PolicySpec
 from services.inference.operators import ModelLimits, check_parts
 
 TYPES = {
@@ -36,6 +36,35 @@ def check_content(model: bytes, limits: ModelLimits) -> None:
     if not parsed.graph.node:
         raise ModelRejected("model.onnx holds no graph")
     check_parts(parsed, limits)
+
+
+def with_outputs(model: bytes, wanted: Callable[[str], bool]) -> bytes:
+    """A model of these outputs alone: onnxruntime computes all that a model has, asked for or not.
+
+    Raises:
+        ModelRejected: when it has none of them.
+    """
+    parsed = onnx.load_model_from_string(model)
+    kept = [output for output in parsed.graph.output if wanted(output.name)]
+    if not kept:
+        raise ModelRejected(
+            f"the model's outputs are {[output.name for output in parsed.graph.output]}, "
+            "and none of them is what its spec expects"
+        )
+    del parsed.graph.output[:]
+    parsed.graph.output.extend(kept)
+    content: bytes = parsed.SerializeToString()
+    return content
+
+
+def check_value(session: ort.InferenceSession) -> None:
+    """Refuse a model of values alone that are no values.
+
+    Raises:
+        ModelRejected: with what was expected.
+    """
+    (node,) = session.get_outputs()
+    _check_node("output", VALUE, node, TYPES["float32"], ())
 
 
 def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:

@@ -13,8 +13,8 @@ import onnxruntime as ort
 
 from services.common.action_space import Box
 from services.common.errors import InvalidInput, ModelRejected
-from services.common.spec import ACTION, MASK, DictSpace, ObservationSpace, PolicySpec
-from services.inference.model import check_content, check_signature
+from services.common.spec import ACTION, MASK, VALUE, DictSpace, ObservationSpace, PolicySpec
+from services.inference.model import check_content, check_signature, check_value, with_outputs
 from services.inference.operators import ModelLimits
 from services.inference.pace import Pace
 from services.inference.vectors import decider
@@ -72,6 +72,11 @@ class PolicyRunner:
             check_content(model, limits)
         self.bytes = len(model) if tried is None else tried.bytes
         self.spec = spec
+        self._critic: ort.InferenceSession | None = None
+        if spec.valued:
+            self._critic = _open(with_outputs(model, lambda name: name == VALUE), intra_op_threads)
+            check_value(self._critic)
+            model = with_outputs(model, lambda name: name != VALUE)
         self._session = _open(model, intra_op_threads)
         check_signature(self._session, spec)
         self._masked = any(node.name == MASK for node in self._session.get_inputs())
@@ -127,6 +132,24 @@ class PolicyRunner:
                 "is it in the range the policy was trained on?"
             )
         return outputs
+
+    def values(
+        self, observations: Observations, masks: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """What the critic of a policy that is `valued` expects from observations on, (n,).
+
+        Raises:
+            ModelFailed: when the model fails on them, or a value is not finite.
+        """
+        assert self._critic is not None
+        try:
+            (values,) = self._critic.run([VALUE], self._feeds(observations, masks, None))
+        except Exception as error:
+            raise ModelFailed(f"the critic fails on this observation: {error}") from error
+        if values.shape != (len(observations),) or not np.isfinite(values).all():
+            raise ModelFailed("the critic's value is not finite for this observation")
+        found: npt.NDArray[np.float32] = values
+        return found
 
     def run_s(self, rows: int) -> float:
         """Seconds that a run of so many rows takes, by what the warm-up and runs since took."""
@@ -208,6 +231,8 @@ class PolicyRunner:
                 self._widen(max_batch)
             else:
                 self.min_rows, self.max_rows = tried.min_rows, tried.max_rows
+            if self._critic is not None:
+                self.values(probe[:2])
         except ModelRejected:
             raise
         except Exception as error:

@@ -29,6 +29,8 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
         f'  {{ name: "{name}", data_type: TYPE_FP32, dims: [ {length} ] }},\n'
         for name, length in spec.outputs.items()
     )
+    if spec.valued:
+        outputs += f'  {{ name: "value", data_type: TYPE_FP32, {_dims(())} }},\n'
     return f"""name: "{policy}"
 platform: "{PLATFORM}"
 max_batch_size: 1024

@@ -82,7 +82,9 @@ class OpenInferenceServicer:
     ) -> pb.ModelConfigResponse:
         """What stands in the policy's config.pbtxt."""
         manifest = self._manifest(request)
-        text = model_configuration(manifest.policy, manifest.spec)
+        # But for a critic's value, which is Act's to give.
+        spec = manifest.spec.model_copy(update={"valued": False})
+        text = model_configuration(manifest.policy, spec)
         return pb.ModelConfigResponse(config=text_format.Parse(text, pb.ModelConfig()))
 
     async def RepositoryIndex(

@@ -206,8 +206,8 @@ class ActRequest(_message.Message):
     even draw, in [0, 1].
     """
     include_value: _builtins.bool
-    """Whether to return `value`. INVALID_ARGUMENT where the policy gives no action
-    values. Default: false.
+    """Whether to return `value`. INVALID_ARGUMENT where the policy gives no action values, and has
+    no critic's value either: see PolicySpec. Default: false.
     """
     track: _builtins.bool
     """Whether to keep the decision in Redis for ReportOutcome, and return its `decision_id`; this
@@ -379,9 +379,9 @@ class ActResponse(_message.Message):
     not tracked, or where Redis did not answer in time: then no outcome can be reported.
     """
     value: _builtins.float
-    """When asked for: what the policy expects to come of this observation, the greatest of its
-    action values that is allowed: a discounted sum of rewards, in units of the run's
-    reward_scale.
+    """When asked for: what the policy expects to come of this observation, a discounted sum of
+    rewards. Of action values the greatest that is allowed, in units of the run's reward_scale; of
+    an actor with a critic (`valued` in PolicySpec) what that says, in the environment's own.
     """
     recurrent_state: _builtins.bytes
     """Of a recurrent policy, where the caller carries it: what it has seen so far, for the next
@@ -883,6 +883,7 @@ class PolicySpec(_message.Message):
     MASKED_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_KWARGS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    VALUED_FIELD_NUMBER: _builtins.int
     distribution: Global___Distribution.ValueType
     """Meaning of the policy's output."""
     environment: _builtins.str
@@ -893,6 +894,8 @@ class PolicySpec(_message.Message):
     """
     environment_kwargs: _builtins.str
     """Arguments with which that environment is made, a JSON object; empty where there are none."""
+    valued: _builtins.bool
+    """Whether the model has a critic's value beside the distribution: then Act can give `value`."""
     @_builtins.property
     def observation(self) -> Global___ObservationSpace:
         """The observation space."""
@@ -915,10 +918,11 @@ class PolicySpec(_message.Message):
         masked: _builtins.bool = ...,
         environment_kwargs: _builtins.str = ...,
         state: _abc.Iterable[Global___StatePart] | None = ...,
+        valued: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "environment_kwargs", b"environment_kwargs", "masked", b"masked", "observation", b"observation", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "environment_kwargs", b"environment_kwargs", "masked", b"masked", "observation", b"observation", "state", b"state", "valued", b"valued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
