@@ -27,7 +27,7 @@ from recurrent_policies import (
     unrolled,
 )
 from tiny_policies import linear_model, publish
-from transports import TRANSPORTS
+from transports import NATIVE, WHY_NOT
 
 from services.common.embedded_redis import EmbeddedRedis
 from services.common.ports import free_port
@@ -41,19 +41,20 @@ from tutelage.v1.array_pb2 import Array
 StartService = Callable[..., InferenceProcess]
 CUES = {"left": (LEFT_CUE, 0), "right": (RIGHT_CUE, 1)}
 POLE = [0.0, 0.0, 0.1, 0.0]
-# At once, and by way of the queue and the threads of slower models.
-WAYS = [pytest.param({}, id="at-once"), pytest.param({"inference_inline_us": 0}, id="queued")]
+# At once; and by way of the queue and the threads of slower models, on the best transport there is.
+QUEUED = pytest.param(("aio" if WHY_NOT else "native", {"inference_inline_us": 0}), id="queued")
+WAYS = [
+    pytest.param(("aio", {}), id="aio"),
+    pytest.param(("native", {}), id="native", marks=NATIVE.marks),
+    QUEUED,
+]
 
 
 @pytest.fixture(scope="module", params=WAYS)
-def how(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return request.param
-
-
-@pytest.fixture(scope="module", params=TRANSPORTS)
 def service(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, how: dict[str, Any]
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[InferenceProcess]:
+    transport, how = request.param
     folder: Path = tmp_path_factory.mktemp("sessions")
     registry = PolicyRegistry(str(folder / "policies"))
     publish(registry, cue_model(), policy="cue", spec=CUE)
@@ -61,7 +62,7 @@ def service(
     publish(registry, counting_model(), policy="count", spec=CUE)
     publish(registry, linear_model())
     process = InferenceProcess(
-        folder / "policies", folder / "log", inference_transport=request.param, **how
+        folder / "policies", folder / "log", inference_transport=transport, **how
     )
     yield process
     assert process.stop() == 0
