@@ -107,7 +107,7 @@ class PolicyRunner:
         each observation.
 
         Raises:
-            InvalidInput: as `run`; so also when a state after is not finite.
+            ModelFailed: as `run`; so also when a state after is not finite.
         """
         outputs, width = self._finite(observations, masks, states), self.spec.parameters
         return outputs[:, :width], outputs[:, width:].astype(np.float32)
