@@ -105,8 +105,8 @@ class WatchedCall:
             self._leave()
 
     def __del__(self) -> None:
-        # Let go of without an answer: its caller has left.
-        self._leave()
+        if not self._over:  # let go of without an answer: its caller has left
+            self._leave()
 
     def _leave(self) -> None:
         late = time.monotonic() >= self._call.deadline
