@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STUBS := clients/python/tutelage/v1
-PROTOS := $(wildcard protos/tutelage/v1/*.proto)
+PROTOS := $(wildcard protos/tutelage/*/*.proto protos/tutelage/*/*/*.proto)
 
 .DEFAULT_GOAL := help
 .PHONY: help native run demo tensorboard test learn bench-serve soak bench-replay bench-train bench-demo bench-outcomes lint format type proto k8s-check clean

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 ROOT = Path(__file__).parents[1]
-PROTOS = sorted(path.relative_to(ROOT) for path in ROOT.glob("protos/tutelage/v1/*.proto"))
+PROTOS = sorted(path.relative_to(ROOT) for path in ROOT.glob("protos/tutelage/**/*.proto"))
 COMMITTED = ROOT / "clients" / "python"
 # Field numbers in descriptor.proto, of which a comment's path is made.
 MESSAGE, ENUM, SERVICE, FIELD, METHOD = 4, 5, 6, 2, 2
@@ -37,7 +37,7 @@ def recipe() -> list[str]:
 
 def files(folder: Path) -> dict[str, str]:
     """Generated files by their path from a folder."""
-    found = folder.glob("tutelage/v1/*_pb2*")
+    found = folder.glob("tutelage/**/*_pb2*")
     return {str(path.relative_to(folder)): path.read_text() for path in found}
 
 

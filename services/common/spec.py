@@ -15,7 +15,7 @@ from services.common.action_space import ActionSpace, AxisLength, Box, Discrete,
 from services.common.errors import InvalidInput
 
 DTypeName = Literal["float32", "float64", "uint8", "int32", "int64"]
-OBSERVATION = "observation"
+OBSERVATION, MASK, ACTION, VALUE = "observation", "action_mask", "action", "value"
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 
 
@@ -176,11 +176,35 @@ class DictSpace(BaseModel):
         return ", ".join(f"{key} {space}" for key, space in self.parts.items())
 
 
+class StatePart(BaseModel):
+    """A part of what a recurrent network hands from one step to the next, float32.
+
+    Before an episode's first step it is zero.
+
+    input, output: names of the model's input that takes it and of its output that gives the next,
+        both of shape `(batch, *shape)`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Annotated[str, Field(min_length=1)]
+    output: Annotated[str, Field(min_length=1)]
+    shape: Annotated[tuple[AxisLength, ...], Field(min_length=1)]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
 class PolicySpec(BaseModel):
     """Spaces of a policy, the meaning of its output, and the environment it is for.
 
     environment_kwargs: with which that environment is made.
     masked: the environment allows some actions in some states only, and the model takes a mask.
+    state: of a recurrent policy; empty: it remembers nothing.
+    valued: the model has an output `value`, `(batch,)`: the discounted sum of rewards, as the
+        environment pays them, that its critic expects from an observation on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -191,6 +215,8 @@ class PolicySpec(BaseModel):
     action: ActionSpace
     distribution: Distribution
     masked: bool = False
+    state: tuple[StatePart, ...] = ()
+    valued: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -210,8 +236,15 @@ class PolicySpec(BaseModel):
         squashed = self.distribution == Distribution.TANH_GAUSSIAN
         if squashed and isinstance(space, Box) and not space.bounded.all():
             raise ValueError(f"tanh_gaussian needs bounds on every element, not {space}")
+        if self.valued and (self.state or self.distribution == Distribution.Q_VALUES):
+            raise ValueError("a critic's value is of policies without state and action values")
         if self.masked and not self.actions:
             raise ValueError(f"an action mask means nothing for actions in {space}")
+        inputs = [*self.observation.inputs, MASK, *(part.input for part in self.state)]
+        outputs = [*self.outputs, ACTION, *(part.output for part in self.state)]
+        for names in (inputs, outputs):
+            if len({*names}) < len(names):
+                raise ValueError(f"the state's inputs and outputs need names of their own: {names}")
         return self
 
     @property
@@ -236,6 +269,11 @@ class PolicySpec(BaseModel):
     def parameters(self) -> int:
         """Numbers in a row of parameters: all outputs, or the action where it is all there is."""
         return sum(self.outputs.values()) or self.action.size
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in a state: the parts' elements, one part after another; 0: it has none."""
+        return sum(part.size for part in self.state)
 
     def check_masks(self, masks: npt.NDArray[np.bool_]) -> None:
         """Refuse masks `(n, actions)` of another width, or a row that allows nothing.

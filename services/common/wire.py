@@ -123,6 +123,11 @@ def encode_spec(spec: PolicySpec) -> policy_pb2.PolicySpec:
         environment=spec.environment,
         environment_kwargs=json.dumps(spec.environment_kwargs) if spec.environment_kwargs else "",
         masked=spec.masked,
+        valued=spec.valued,
+        state=[
+            policy_pb2.StatePart(input=part.input, output=part.output, shape=part.shape)
+            for part in spec.state
+        ],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -16,19 +16,45 @@ from google.protobuf.message import DecodeError
 from services.common.action_space import Discrete
 from services.common.errors import InvalidInput, PreconditionFailed
 from services.common.server.calls import Call, Reply, unreadable
+from services.common.server.watching import note
 from services.common.spec import Distribution, PolicySpec
-from services.inference.batching import Encode, Question, TakeOver
+from services.inference.batching import Asked, Encode, Instead, Question, TakeOver
 from services.inference.core import PolicyCore
+from services.inference.decision_ids import DecisionId
 from services.inference.decoding import decode_masks
-from services.inference.distribution import Seeds, row_seeds
+from services.inference.distribution import Masks, Seeds, row_seeds
+from services.inference.fallback import Fallback, given_action
 from services.inference.runner import Observations
-from services.inference.split import Split
+from services.inference.split import STABLE, Split
 from services.inference.templates import Template, Templates
 from services.inference.tracking import Tracker
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
 
-A = TypeVar("A", pb.ActRequest, pb.ActBatchRequest)
+
+class Addressed(Protocol):
+    """A request for a version of a policy, which its own bytes make.
+
+    All as in ActRequest.
+    """
+
+    @classmethod
+    def FromString(cls, content: bytes) -> Self:  # noqa: N802
+        """From the wire."""
+
+    @property
+    def policy(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def alias(self) -> str: ...
+    @property
+    def session(self) -> str: ...
+    @property
+    def recurrent_state(self) -> bytes: ...
+
+
+A = TypeVar("A", bound=Addressed)
 # A question for each call, or what is wrong with its request.
 Ask = Callable[[ServedVersion, Sequence[Call], Sequence[A]], list[Question | Exception]]
 _SELECTIONS = (
@@ -43,22 +69,29 @@ class Acting:
     """Batch handlers, for any thread. Made inside an event loop, where versions are loaded.
 
     Args:
+        fallback: answers calls of Act in place of errors, where it has something to say.
         draw_seed: gives a seed in [1, 2^64) for a drawn question that came without one.
         tracker: keeps decisions; None: they cannot be tracked.
         track_all: whether each decision of Act is tracked, asked for or not.
+        logged: whether decisions are logged.
+        noted: whether somebody looks at calls, and wants to know which version answers.
     """
 
     def __init__(
         self,
         core: PolicyCore,
+        fallback: Fallback,
         draw_seed: Callable[[], int],
         tracker: Tracker | None = None,
         *,
         track_all: bool = False,
+        logged: bool = False,
+        noted: bool = False,
     ) -> None:
-        self._core = core
+        self._core, self._fallback = core, fallback
         self._draw_seed = draw_seed
         self._tracker, self._track_all = tracker, track_all
+        self._logged, self._noted = logged, noted
         self._loop = asyncio.get_running_loop()
         self._loading: set[asyncio.Task[None]] = set()
         self._templates = Templates()
@@ -70,13 +103,25 @@ class Acting:
         others = range(len(calls)) if self._track_all else self._ask_alike(calls, contents, asked)
         if others:
             self._ask(calls, contents, others, asked, pb.ActRequest, self._ones)
-        return asked.replies()
+        replies = asked.replies()
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                replies[i] = self._fallback.instead(calls[i], reply)
+        return replies
 
     def act_batch(self, calls: Sequence[Call]) -> list[Reply | None]:
         """Many decisions of one version a call; see BatchHandler."""
+        return self.answer(calls, pb.ActBatchRequest, self._manys)
+
+    def answer(self, calls: Sequence[Call], kind: type[A], ask: Ask[A]) -> list[Reply | None]:
+        """Replies to calls whose requests are of one kind; see BatchHandler.
+
+        Args:
+            ask: makes of the requests for one version the questions it is asked.
+        """
         asked = _Asked(len(calls))
         contents = [call.content for call in calls]
-        self._ask(calls, contents, range(len(calls)), asked, pb.ActBatchRequest, self._manys)
+        self._ask(calls, contents, range(len(calls)), asked, kind, ask)
         return asked.replies()
 
     def _ask_alike(
@@ -102,12 +147,24 @@ class Acting:
                 others += places
                 continue
             encode = served.encoder.one
-            asked.add(
-                served,
-                places,
-                [Question(calls[i], encode, rows[k : k + 1], 1) for k, i in enumerate(places)],
-            )
+            questions = [
+                Question(calls[i], encode, rows[k : k + 1], 1) for k, i in enumerate(places)
+            ]
+            if self._logged or self._noted or self._fallback.has(served.manifest.policy):
+                self._describe(questions, served, request)
+            asked.add(served, places, questions)
         return others
+
+    def _describe(
+        self, questions: Sequence[Question], served: ServedVersion, request: pb.ActRequest
+    ) -> None:
+        """Say of questions alike what those who look on want to know, and what is done without
+        an answer."""
+        about = _asked_for(request) if self._logged else None
+        instead = self._fallback.instead if self._fallback.has(served.manifest.policy) else None
+        for question in questions:
+            question.asked, question.instead = about, instead
+            _note(question.call, served)
 
     def _ask(
         self,
@@ -129,7 +186,7 @@ class Acting:
                 continue
             served = self._core.served(request.policy, request.version, request.alias)
             if isinstance(served, Split):
-                served = served.choose(request.session)
+                served = served.choose(request.session, request.recurrent_state)
             if served is None:
                 self._loop.call_soon_threadsafe(self._load, call, request, ask)
                 continue
@@ -141,6 +198,8 @@ class Acting:
             group[0].append(i)
             group[1].append(call)
             group[2].append(request)
+            if self._noted:
+                _note(call, served)
         for served, (own, callers, requests) in found.items():
             asked.add(served, own, ask(served, callers, requests))
 
@@ -152,9 +211,12 @@ class Acting:
     async def _answer_when_loaded(self, call: Call, request: A, ask: Ask[A]) -> None:
         try:
             served = await self._core.find(request.policy, request.version, request.alias)
+            _note(call, served)
             (reply,) = _replies(served, ask(served, [call], [request]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
             reply = error
+        if isinstance(reply, Exception) and isinstance(request, pb.ActRequest):
+            reply = self._fallback.instead(call, reply)
         if reply is not None:
             call.answer(reply)
 
@@ -162,7 +224,9 @@ class Acting:
         self, served: ServedVersion, calls: Sequence[Call], requests: Sequence[pb.ActRequest]
     ) -> list[Question | Exception]:
         together = zip(calls, requests, served.decoder.ones(requests), strict=True)
-        return [self._one(served, *each) for each in together]
+        questions = [self._one(served, *each) for each in together]
+        recurrence = served.recurrence
+        return questions if recurrence is None else recurrence.ones(requests, questions)
 
     def _one(
         self,
@@ -174,11 +238,17 @@ class Acting:
         if isinstance(observation, InvalidInput):
             return observation
         try:
-            question = self._question(
+            question = self.question(
                 served, served.encoder.one, call, request, observation, request.action_mask
             )
-            question.with_value = request.include_value and _has_value(served.spec)
-            question.take_over = self._take_over(request, served)
+            if request.include_value:
+                _value(question, served)
+            if request.track or self._track_all:
+                decision = DecisionId.draw(served.manifest.policy)
+                question.take_over = self._take_over(request, served, decision)
+                if self._logged:
+                    question.asked = _asked_for(request, (decision,))
+            question.instead = self._instead(request, served, question.masks)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
@@ -193,15 +263,18 @@ class Acting:
     ) -> Question | Exception:
         try:
             observations, flags = served.decoder.many(request), request.action_masks
-            question = self._question(
+            question = self.question(
                 served, served.encoder.many, call, request, observations, flags
             )
-            question.with_value = request.include_values and _has_value(served.spec)
+            if request.include_values:
+                _value(question, served)
+            if served.recurrence is not None:
+                question = served.recurrence.many(request, question)
         except Exception as error:  # noqa: BLE001 - one call must not fail the others
             return error
         return question
 
-    def _question(
+    def question(
         self,
         served: ServedVersion,
         encode: Encode,
@@ -210,6 +283,11 @@ class Acting:
         observations: Observations,
         flags: Sequence[bool],
     ) -> Question:
+        """What a version is asked.
+
+        Raises:
+            InvalidInput: when what the request says of the choice makes no sense.
+        """
         rows, spec = len(observations), served.spec
         return Question(
             call,
@@ -221,17 +299,26 @@ class Acting:
             self._seeds(request, rows, spec) if request.selection else None,
             _epsilon(request, spec) if request.HasField("epsilon") or request.selection else None,
             request.include_probabilities,
+            asked=_asked_for(request) if self._logged else None,
         )
 
-    def _take_over(self, request: pb.ActRequest, served: ServedVersion) -> TakeOver | None:
-        if not (request.track or self._track_all):
-            return None
+    def _instead(
+        self, request: pb.ActRequest, served: ServedVersion, mask: Masks | None
+    ) -> Instead | None:
+        if request.HasField("default_action"):
+            given_action(request.default_action, served.spec, mask)
+            return self._fallback.instead
+        return self._fallback.instead if self._fallback.has(served.manifest.policy) else None
+
+    def _take_over(
+        self, request: pb.ActRequest, served: ServedVersion, decision: DecisionId
+    ) -> TakeOver:
         if self._tracker is None:
             raise PreconditionFailed(
                 "the decision cannot be tracked: this server has no Redis to keep it in; set "
                 "TUTELAGE_REDIS_URL, or leave track out"
             )
-        return self._tracker.tracked(request, served)
+        return self._tracker.tracked(request, served, decision)
 
     def _seeds(
         self, request: pb.ActRequest | pb.ActBatchRequest, rows: int, spec: PolicySpec
@@ -276,11 +363,22 @@ def _replies(
     served: ServedVersion, questions: Sequence[Question | Exception]
 ) -> list[Reply | None]:
     """A version's replies to the questions, and in its place what is none."""
+    asked = served.batcher if served.recurrence is None else served.recurrence
     sound = [question for question in questions if isinstance(question, Question)]
     if len(sound) == len(questions):
-        return served.batcher.ask(sound)
-    replies = iter(served.batcher.ask(sound) if sound else ())
+        return asked.ask(sound)
+    replies = iter(asked.ask(sound) if sound else ())
     return [next(replies) if isinstance(each, Question) else each for each in questions]
+
+
+def _note(call: Call, served: ServedVersion) -> None:
+    note(call, policy=served.manifest.policy, version=served.manifest.version)
+
+
+def _asked_for(
+    request: pb.ActRequest | pb.ActBatchRequest, decisions: Sequence[DecisionId] = ()
+) -> Asked:
+    return Asked("" if request.version else request.alias or STABLE, request.session, decisions)
 
 
 def _temperature(request: pb.ActRequest | pb.ActBatchRequest) -> float:
@@ -321,10 +419,18 @@ def _epsilon(request: pb.ActRequest | pb.ActBatchRequest, spec: PolicySpec) -> f
     return request.epsilon
 
 
-def _has_value(spec: PolicySpec) -> bool:
-    if spec.distribution != Distribution.Q_VALUES:
+def _value(question: Question, served: ServedVersion) -> None:
+    """Have a question answered with its value, by a critic where there is one.
+
+    Raises:
+        InvalidInput: when there is neither that nor action values.
+    """
+    spec = served.spec
+    if spec.valued:
+        question.critic = served.batcher.runner.values
+    elif spec.distribution != Distribution.Q_VALUES:
         raise InvalidInput(
-            f"the policy gives {spec.distribution.value} and no action values, so that it has no "
-            "value; leave include_value out"
+            f"the policy gives {spec.distribution.value} and no action values, and its model has "
+            "no output `value`, so that it has no value; leave include_value out"
         )
-    return True
+    question.with_value = True

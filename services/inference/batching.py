@@ -11,18 +11,49 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from services.common.errors import ResourceExhausted
 from services.common.server.calls import Call, Reply
 from services.inference import metrics
+from services.inference.decision_ids import DecisionId
 from services.inference.distribution import Decisions, Masks, Seeds
-from services.inference.runner import Observations, PolicyRunner
+from services.inference.lanes import Lane
+from services.inference.runner import Observations, Parameters, PolicyRunner, States
+
+
+@dataclass(slots=True, eq=False)
+class Memory:
+    """What a question brings of a recurrent policy's state, and what is left after it.
+
+    before: (n, state_size). starts: (n,) whether an episode starts with a row, whose state is
+        then zero.
+    after: (n, state_size) once it has been answered.
+    was_reset: whether a row that starts no episode has nothing before it.
+    """
+
+    starts: npt.NDArray[np.bool_]
+    before: States | None = None
+    after: States | None = None
+    was_reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a request is of no matter to the decision, but to a log of decisions.
+
+    alias: that was followed; "" where the version was named.
+    decisions: of each row that is tracked, else none.
+    """
+
+    alias: str
+    session: str
+    decisions: Sequence[DecisionId] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +63,12 @@ class Question:
     call: who asks. encode: makes the reply. rows: n. masks: (n, actions); None allows all.
     seeds: (n,); None is greedy. epsilon: of rows that are drawn ε-greedily.
     with_probabilities, with_value: whether the reply has them.
+    critic: gives (n,) values of observations and masks, where the policy's output does not.
     take_over: gives the reply in its own time, if any does.
+    memory: where the policy is recurrent.
+    asked: None: no decisions are logged.
+    instead: gives the reply in place of an error, where there is a default action.
+    values: (n,) once they have been asked for.
     """
 
     call: Call
@@ -46,6 +82,11 @@ class Question:
     with_probabilities: bool = False
     with_value: bool = False
     take_over: TakeOver | None = None
+    memory: Memory | None = None
+    asked: Asked | None = None
+    instead: Instead | None = None
+    critic: Critic | None = None
+    values: list[float] | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -58,6 +99,9 @@ class Question:
 Encode = Callable[[Question, Decisions, int], bytes]
 # The same with the serialized reply, which is given now, or later (None) by the call's `answer`.
 TakeOver = Callable[[Question, Decisions, int, bytes], Reply | None]
+Critic = Callable[[Observations, Masks | None], npt.NDArray[np.float32]]
+# What a call is answered in place of an error, which may be the error.
+Instead = Callable[[Call, Exception], Reply]
 
 
 class Observer(Protocol):
@@ -81,7 +125,7 @@ class Batcher:
         runner: PolicyRunner,
         *,
         policy: str,
-        executor: Executor,
+        executor: Lane,
         max_batch: int,
         queue_limit: int,
         inline_s: float,
@@ -144,7 +188,14 @@ class Batcher:
             self._working = bool(batch)
         if not batch:
             return
-        for question, reply in zip(batch, self._replies(batch), strict=True):
+        try:
+            replies = self._replies(batch)
+        except Exception as error:  # noqa: BLE001 - who waits is told, and who comes is served
+            replies = [error] * len(batch)
+        for question, given in zip(batch, replies, strict=True):
+            reply = given
+            if isinstance(reply, Exception) and question.instead is not None:
+                reply = question.instead(question.call, reply)
             if reply is not None:
                 question.call.answer(reply)
         self._executor.submit(self._work)  # behind what waits for other versions
@@ -216,13 +267,14 @@ def split(questions: Sequence[Question], most: int) -> Iterator[Sequence[Questio
 def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisions, Sequence[int]]:
     """Decisions for all rows, and the row at which each question's own start."""
     observations = _together(questions)
+    run = runner.run if questions[0].memory is None else _remembering(runner, questions)
     if all(question.is_plain for question in questions):
-        decisions = runner.decide(runner.run(observations))
+        decisions = runner.decide(run(observations, None))
     else:
         counts = [question.rows for question in questions]
         masks = joined_masks([q.masks for q in questions], counts, runner.spec.actions)
         decisions = runner.decide(
-            runner.run(observations, masks),
+            run(observations, masks),
             masks=masks,
             temperatures=_temperatures(questions, counts),
             **_draws(questions, counts),
@@ -230,6 +282,24 @@ def _decide(runner: PolicyRunner, questions: Sequence[Question]) -> tuple[Decisi
     if len(observations) == len(questions):
         return decisions, range(len(questions))
     return decisions, [0, *accumulate([question.rows for question in questions[:-1]])]
+
+
+def _remembering(
+    runner: PolicyRunner, questions: Sequence[Question]
+) -> Callable[[Observations, Masks | None], Parameters]:
+    """As `run` of a recurrent policy's runner, from each question's state to the one after it."""
+    memories = [q.memory for q in questions if q.memory is not None]
+
+    def run(observations: Observations, masks: Masks | None) -> Parameters:
+        before = [memory.before for memory in memories if memory.before is not None]
+        parameters, after = runner.step(observations, masks, np.concatenate(before))
+        start = 0
+        for question, memory in zip(questions, memories, strict=True):
+            memory.after = after[start : start + question.rows]
+            start += question.rows
+        return parameters
+
+    return run
 
 
 def _together(questions: Sequence[Question]) -> Observations:

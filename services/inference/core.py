@@ -13,10 +13,10 @@ from services.common.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from services.common.registry import AliasState, PolicyRegistry
+from services.common.registry import AliasState, PolicyManifest, PolicyRegistry
 from services.common.registry.registry import check_name
 from services.inference.interface import check_interface
-from services.inference.split import CANARY, STABLE, Split
+from services.inference.split import CANARY, SHADOW, STABLE, Split
 from services.inference.versions import (
     Catalogue,
     Loader,
@@ -26,6 +26,10 @@ from services.inference.versions import (
 from services.inference.watcher import RepositoryWatcher
 
 R = TypeVar("R")
+
+
+class VersionRefused(NotFound):
+    """An alias points at a version that must not be served."""
 
 
 class PolicyCore:
@@ -64,8 +68,33 @@ class PolicyCore:
             return _serving(state, version) or await self._loader.load(state.name, version)
         served = state.serving.get(alias or STABLE)
         if served is None:
-            raise NotFound(self._no_such_alias(state, alias or STABLE))
+            raise self._no_such_alias(state, alias or STABLE)
         return served
+
+    def manifest(self, policy: str, version: int, alias: str) -> PolicyManifest:
+        """What a version is, loaded or not.
+
+        Raises:
+            NotFound: no such policy, version or alias, with those there are.
+            ModelRejected: when its manifest cannot be read.
+        """
+        state = self._catalogue.find(policy)
+        if version in state.damaged:
+            raise ModelRejected(state.damaged[version])
+        if version and version not in state.manifests:
+            raise NotFound(f"policy {state.name!r} has no version {version}")
+        served = state.serving.get(alias or STABLE)
+        if not version and served is None:
+            raise NotFound(self._no_such_alias(state, alias or STABLE))
+        return state.manifests[version] if served is None or version else served.manifest
+
+    async def look(self, policy: str) -> PolicyState:
+        """What is known of a policy when its folder has been looked at now.
+
+        Raises:
+            NotFound: naming those there are.
+        """
+        return await self._fresh(policy)
 
     def policy(self, policy: str) -> PolicyState:
         """What is known of a policy.
@@ -134,9 +163,12 @@ class PolicyCore:
         Raises:
             NotFound: no such policy.
             PreconditionFailed: when the alias points at nothing, or at what callers of `stable`
-                could not talk to.
+                could not talk to; or when a recurrent policy is to have a shadow, which would have
+                to be shown all that a session sees, and is shown no more than it has time for.
         """
         state = await self._fresh(policy)
+        if share and alias == SHADOW and state.spec is not None and state.spec.state:
+            raise PreconditionFailed(f"{state.name} is recurrent, and such policies have no shadow")
         if share and alias in state.aliases:
             await self._check_servable(state, STABLE, state.aliases[alias].version)
         await self._in_thread(self._registry.set_share, state.name, alias, share)
@@ -178,13 +210,15 @@ class PolicyCore:
         except OSError as error:
             raise Unavailable(f"the policy repository cannot be used: {error}") from error
 
-    def _no_such_alias(self, state: PolicyState, alias: str) -> str:
+    def _no_such_alias(self, state: PolicyState, alias: str) -> NotFound:
         if alias in state.aliases:
             version = state.aliases[alias].version
             reason = self._loader.refusal(state.name, version)
-            return f"{state.name}: alias {alias!r} points at version {version}, refused: {reason}"
+            return VersionRefused(
+                f"{state.name}: alias {alias!r} points at version {version}, refused: {reason}"
+            )
         known = ", ".join(sorted(state.aliases)) or "none yet"
-        return f"policy {state.name!r} has no alias {alias!r}; there are: {known}"
+        return NotFound(f"policy {state.name!r} has no alias {alias!r}; there are: {known}")
 
 
 def _serving(state: PolicyState, version: int) -> ServedVersion | None:

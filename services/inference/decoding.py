@@ -83,7 +83,20 @@ class ObservationDecoder:
         Raises:
             InvalidInput: with what was expected and the first row that does not fit.
         """
-        return self._thoroughly(message, batched=True)
+        rows = None if self._is_bounded else self._many_from_raw(message)
+        return self._thoroughly(message, batched=True) if rows is None else rows
+
+    def _many_from_raw(self, message: array_pb2.Array) -> Observations | None:
+        raw, shape = message.raw, message.shape[:]
+        is_plain = (
+            raw
+            and shape
+            and shape[1:] == self._shape
+            and len(raw) == shape[0] * self._bytes
+            and message.dtype in self._dtypes
+            and not message.values
+        )
+        return self._rows(raw) if is_plain else None
 
     def _from_values(self, message: array_pb2.Array) -> Observations | None:
         values = message.values[:]

@@ -18,6 +18,7 @@ Seeds = npt.NDArray[np.uint64]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, splitmix64's increment
 _ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that row · _ROW differs for every row
 _UNIT = 2.0**-53
+FEW_COLUMNS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +84,29 @@ def _normalised(
 ) -> tuple[Floats, Floats]:
     """The log-softmax, and the logarithm (n, 1) of the sum that was divided by."""
     shifted = np.array(allowed, dtype=np.float64)
-    # The functions behind .max() and .sum(), which cost as much again for a row or two.
-    shifted -= np.maximum.reduce(shifted, axis=1, keepdims=True)
+    shifted -= _across(np.maximum, shifted)[:, None]
     if temperatures is not None:
         with np.errstate(over="ignore"):  # a tiny temperature takes all but the best to -inf
             shifted /= temperatures[:, None]
-    logs: Floats = np.log(np.add.reduce(np.exp(shifted), axis=1, keepdims=True))
+    logs: Floats = np.log(_across(np.add, np.exp(shifted)))[:, None]
     shifted -= logs
     return shifted, logs
+
+
+def _across(operation: np.ufunc, table: Floats) -> Floats:
+    """What an operation makes of each row of (n, actions), (n,).
+
+    Few columns are taken one after another, for `reduce` begins anew for every row. Which way it
+    goes depends on their number alone, so that a row gives the same in every batch.
+    """
+    columns = table.T
+    if not 1 < len(columns) <= FEW_COLUMNS:
+        whole: Floats = operation.reduce(table, axis=1)
+        return whole
+    result: Floats = operation(columns[0], columns[1])
+    for column in columns[2:]:
+        operation(result, column, out=result)
+    return result
 
 
 def epsilon_greedy(allowed: Masks, actions: npt.NDArray[np.int64], epsilons: Floats) -> Floats:

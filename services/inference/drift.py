@@ -9,11 +9,11 @@ from contextlib import suppress
 import numpy as np
 import numpy.typing as npt
 
+from services.common.gathering import Gatherer
 from services.common.observation_statistics import measured
 from services.inference import metrics
 from services.inference.batching import Question
 from services.inference.distribution import Decisions
-from services.inference.gathering import Gatherer
 from services.inference.runner import Observations
 from services.inference.versions import ServedVersion
 

@@ -54,7 +54,7 @@ class Encoder:
             response.probabilities.extend(np.exp(decisions.table[row]).tolist())
             response.parameters.extend(decisions.parameters[row].tolist())
         if question.with_value:
-            (response.value,) = _values(question, decisions, row)
+            (response.value,) = values_of(question, decisions, row)
         content: bytes = response.SerializeToString()
         return content
 
@@ -72,13 +72,17 @@ class Encoder:
             response.probabilities.extend(np.exp(decisions.table[rows]).ravel().tolist())
             response.parameters.extend(decisions.parameters[rows].ravel().tolist())
         if question.with_value:
-            response.values.extend(_values(question, decisions, start))
+            response.values.extend(values_of(question, decisions, start))
         content: bytes = response.SerializeToString() + self._many
         return content
 
 
-def _values(question: Question, decisions: Decisions, start: int) -> list[float]:
-    """Of a question's rows the greatest action values that are allowed."""
+def values_of(question: Question, decisions: Decisions, start: int) -> list[float]:
+    """Of a question's rows what the critic says, else the greatest action values allowed."""
+    if question.critic is not None:
+        if question.values is None:
+            question.values = question.critic(question.observations, question.masks).tolist()
+        return question.values
     values = decisions.parameters[start : start + question.rows]
     if question.masks is not None:
         values = np.where(question.masks, values, -np.inf)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
+from services.common.errors import TutelageError
 from services.inference import metrics
 from services.inference.outcome_stores import OutcomeStores
 
@@ -32,6 +34,8 @@ class Feeding:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        with suppress(TutelageError):  # Redis need not be there yet
+            self._stores.connect_ahead()
         trouble, sweep_due = "", 0.0
         while not self._stopped.wait(PERIOD_S):
             said = self._for_each(self._move)

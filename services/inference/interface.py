@@ -26,10 +26,16 @@ def check_interface(candidate: PolicyManifest, served: PolicyManifest) -> None:
 def is_changed(new: PolicySpec, old: PolicySpec) -> bool:
     """Whether callers would have to send or understand something else; names are for people."""
     both = [spec.action.model_dump(exclude={"names"}) for spec in (new, old)]
-    return new.observation != old.observation or both[0] != both[1]
+    # What a recurrent policy's state is like is nobody else's business; that it has one is.
+    return (
+        new.observation != old.observation
+        or both[0] != both[1]
+        or bool(new.state) != bool(old.state)
+    )
 
 
 def _described(spec: PolicySpec) -> str:
     taken = f"{spec.actions} actions" if isinstance(spec.action, Discrete) else str(spec.action)
     has = "has" if isinstance(spec.action, Discrete) else "acts in"
-    return f"{spec.observation} and {has} {taken}"
+    remembers = " and a state" if spec.state else ""
+    return f"{spec.observation}{remembers} and {has} {taken}"

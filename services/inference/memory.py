@@ -8,6 +8,13 @@ ARENAS = 2
 _M_ARENA_MAX = -8  # glibc's malloc.h
 
 
+def give_back() -> None:
+    """Give memory that is not used back to the system, as far as glibc can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def share_arenas() -> None:
     """Have all threads share a few of glibc's arenas; nothing where another library allocates.
 

@@ -29,6 +29,11 @@ BATCH_ROWS = Histogram(
 REFUSED = Counter(
     "tutelage_inference_refused_total", "Requests refused because the queue was full.", ["policy"]
 )
+DEGRADED = Counter(
+    "tutelage_inference_degraded_total",
+    "Calls of Act answered with a safe default action, by why: full, version, model.",
+    ["policy", "reason"],
+)
 DROPPED = Counter(
     "tutelage_inference_dropped_total",
     "Requests whose caller had gone before the model ran.",
@@ -38,6 +43,21 @@ SERVING = Gauge(
     "tutelage_inference_serving_version",
     "Version that answers for an alias.",
     ["policy", "alias"],
+)
+SERVED = Gauge(
+    "tutelage_inference_served_info",
+    "1 for the version that answers for an alias, with the SHA-256 of its model.",
+    ["policy", "alias", "version", "digest"],
+)
+LOADED_BYTES = Gauge(
+    "tutelage_inference_loaded_bytes",
+    "Memory that the loaded versions of a policy take, about.",
+    ["policy"],
+)
+UNLOADED = Counter(
+    "tutelage_inference_unloaded_total",
+    "Versions that were forgotten for want of room, and are loaded again when they are asked for.",
+    ["policy"],
 )
 LOAD_FAILURES = Counter(
     "tutelage_inference_load_failures_total", "Versions that were refused.", ["policy"]
@@ -122,4 +142,40 @@ UNUSUAL = Gauge(
     "tutelage_inference_observations_unusual",
     "Share of these observations with an element that is more than 5 standard deviations off.",
     ["policy", "version"],
+)
+SESSIONS = Gauge(
+    "tutelage_inference_sessions",
+    "Sessions of a recurrent policy whose state is kept here, and of which nothing is under way.",
+    ["policy"],
+)
+SESSIONS_EVICTED = Counter(
+    "tutelage_inference_sessions_evicted_total",
+    "Sessions that were forgotten because there were too many, or too large.",
+    ["policy"],
+)
+SESSIONS_EXPIRED = Counter(
+    "tutelage_inference_sessions_expired_total",
+    "Sessions that were forgotten because nobody had asked for too long.",
+    ["policy"],
+)
+SESSION_RESETS = Counter(
+    "tutelage_inference_session_resets_total",
+    "Questions to a recurrent policy that began without a state, by why: episode, that is what was "
+    "asked; version, another one had left it; unknown, there was none.",
+    ["policy", "reason"],
+)
+LOG_ROWS = Counter(
+    "tutelage_inference_decision_log_rows_total",
+    "Decisions that were written to files of the decision log.",
+    ["policy"],
+)
+LOG_DROPPED = Counter(
+    "tutelage_inference_decision_log_dropped_total",
+    "Decisions that were to be logged and were not: the files are not written fast enough, or "
+    "cannot be.",
+    ["policy"],
+)
+LOG_ERRORS = Counter(
+    "tutelage_inference_decision_log_errors_total",
+    "Times that a file of the decision log could not be written.",
 )

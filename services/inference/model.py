@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from services.common.errors import ModelRejected
-from services.common.spec import PolicySpec
+from services.common.spec import ACTION, MASK, VALUE, PolicySpec
+from services.inference.operators import ModelLimits, check_parts
 
-DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 TYPES = {
     "float32": "tensor(float)",
     "float64": "tensor(double)",
@@ -19,33 +19,52 @@ TYPES = {
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
-MASK = "action_mask"
-ACTION = "action"
 
 
-def check_content(model: bytes) -> None:
-    """Refuse a file that is not ONNX, reads other files, or needs operators of its own.
+def check_content(model: bytes, limits: ModelLimits) -> None:
+    """Refuse a file that is not ONNX, or holds what must not be run.
 
     Raises:
         ModelRejected: with the reason.
     """
+    if len(model) > limits.bytes:
+        raise ModelRejected(f"model.onnx has {len(model)} bytes, the limit is {limits.bytes}")
     try:
         parsed = onnx.load_model_from_string(model)
     except DecodeError:
         raise ModelRejected("model.onnx is not an ONNX file, or a part of one") from None
     if not parsed.graph.node:
         raise ModelRejected("model.onnx holds no graph")
-    for part in _walk(parsed):
-        if isinstance(part, onnx.TensorProto) and (
-            part.data_location == onnx.TensorProto.EXTERNAL or part.external_data
-        ):
-            raise ModelRejected(
-                f"tensor {part.name!r} is stored in another file; export the model as one file"
-            )
-        if isinstance(part, onnx.NodeProto) and part.domain not in DOMAINS:
-            raise ModelRejected(
-                f"operator {part.op_type} is of domain {part.domain!r}, expected ONNX's own"
-            )
+    check_parts(parsed, limits)
+
+
+def with_outputs(model: bytes, wanted: Callable[[str], bool]) -> bytes:
+    """A model of these outputs alone: onnxruntime computes all that a model has, asked for or not.
+
+    Raises:
+        ModelRejected: when it has none of them.
+    """
+    parsed = onnx.load_model_from_string(model)
+    kept = [output for output in parsed.graph.output if wanted(output.name)]
+    if not kept:
+        raise ModelRejected(
+            f"the model's outputs are {[output.name for output in parsed.graph.output]}, "
+            "and none of them is what its spec expects"
+        )
+    del parsed.graph.output[:]
+    parsed.graph.output.extend(kept)
+    content: bytes = parsed.SerializeToString()
+    return content
+
+
+def check_value(session: ort.InferenceSession) -> None:
+    """Refuse a model of values alone that are no values.
+
+    Raises:
+        ModelRejected: with what was expected.
+    """
+    (node,) = session.get_outputs()
+    _check_node("output", VALUE, node, TYPES["float32"], ())
 
 
 def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
@@ -57,8 +76,9 @@ def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
     inputs = {node.name: node for node in session.get_inputs()}
     outputs = {node.name: node for node in session.get_outputs()}
     expected = spec.observation.inputs
-    for name in inputs.keys() - expected.keys() - {MASK}:
-        raise ModelRejected(f"input {name!r} is none of {', '.join([*expected, MASK])}")
+    known = [*expected, MASK, *(part.input for part in spec.state)]
+    for name in inputs.keys() - {*known}:
+        raise ModelRejected(f"input {name!r} is none of {', '.join(known)}")
     for name, space in expected.items():
         _check_node("input", name, inputs.get(name), TYPES[space.dtype], space.shape)
     if MASK in inputs and not spec.actions:
@@ -67,6 +87,9 @@ def check_signature(session: ort.InferenceSession, spec: PolicySpec) -> None:
         _check_node("input", MASK, inputs[MASK], "tensor(bool)", (spec.actions,))
     for name, length in spec.outputs.items():
         _check_node("output", name, outputs.get(name), "tensor(float)", (length,))
+    for part in spec.state:
+        _check_node("input", part.input, inputs.get(part.input), TYPES["float32"], part.shape)
+        _check_node("output", part.output, outputs.get(part.output), TYPES["float32"], part.shape)
     action = (TYPES[spec.action.dtype], spec.action.shape)
     _check_node("output", ACTION, outputs.get(ACTION), *action)
 
@@ -89,12 +112,3 @@ def _check_node(
         raise ModelRejected(
             f"{kind} {name!r} is {node.type} of shape {given}, the spec expects {expected}"
         )
-
-
-def _walk(message: Message) -> Iterator[Message]:
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for part in value if isinstance(value, Sequence) else (value,):
-            yield from _walk(part)

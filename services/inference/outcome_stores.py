@@ -8,7 +8,7 @@ from functools import cached_property
 from services.common.errors import PreconditionFailed
 from services.common.outcomes import Feeder, WaitingDecisions
 from services.common.replay import ReplaySchema, connect
-from services.common.replay.connection import Client
+from services.common.replay.connection import Client, connect_ahead
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,15 @@ class OutcomeStores:
                 f"decisions of policy {policy!r} are kept as {known.dtype}, those of this version "
                 f"are {schema.dtype}"
             )
+
+    def connect_ahead(self) -> None:
+        """Have connections ready for who is not to wait for them: the threads that keep decisions
+        and outcomes.
+
+        Raises:
+            ReplayUnavailable: when Redis does not answer.
+        """
+        connect_ahead(self._hasty, 2)
 
     @property
     def policies(self) -> list[str]:

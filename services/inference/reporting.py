@@ -14,13 +14,14 @@ from services.common.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from services.common.gathering import Gatherer
 from services.common.outcomes import Outcome, Reported
 from services.common.server.calls import Call, Reply, parse
+from services.common.server.watching import note
 from services.inference import metrics
 from services.inference.core import PolicyCore
 from services.inference.decision_ids import DecisionId
 from services.inference.decoding import decode_masks
-from services.inference.gathering import Gatherer
 from services.inference.outcome_stores import OutcomeStores
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
@@ -45,7 +46,7 @@ class Reporting:
 
     def __init__(self, core: PolicyCore, stores: OutcomeStores | None) -> None:
         self._core, self._stores = core, stores
-        self._keeping = Gatherer("reporting", self._keep, WAITING)
+        self._keeping = Gatherer("reporting", self._keep, WAITING, self._give_up)
 
     def report(self, calls: Sequence[Call]) -> list[Reply | None]:
         """One outcome a call; see BatchHandler."""
@@ -74,6 +75,7 @@ class Reporting:
                 f"there is no decision {request.decision_id[:200]!r}; expected a decision_id that "
                 "Act gave"
             )
+        note(call, policy=decision.policy)
         served = self._served(decision.policy)
         stores.declare(decision.policy, served.rows.schema)
         _check_reward(request.reward)
@@ -97,6 +99,10 @@ class Reporting:
             own = [report for report in reports if report.policy == policy]
             for report, reply in zip(own, self._replies(policy, own), strict=True):
                 report.call.answer(reply)
+
+    def _give_up(self, reports: list[_Report], error: Exception) -> None:
+        for report in reports:
+            report.call.answer(error)
 
     def _replies(self, policy: str, reports: list[_Report]) -> list[Reply]:
         assert self._stores is not None

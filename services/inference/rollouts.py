@@ -73,6 +73,7 @@ class Rollouts:
         share = state.aliases[SHADOW].share if SHADOW in state.aliases else 0.0
         known = self._shadows.get(state.name)
         wanted = stable is not None and other is not None and other is not stable and share > 0
+        wanted = wanted and stable is not None and not stable.spec.state  # see `set_share`
         if known is not None:
             if wanted and (known.stable, known.shadow, known.share) == (stable, other, share):
                 return

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 
+from services.common.gathering import Gatherer
 from services.inference import metrics
 from services.inference.batching import Question, joined_masks
 from services.inference.comparing import Parameters, compare
 from services.inference.distribution import Decisions, Masks
-from services.inference.gathering import Gatherer
 from services.inference.runner import Observations
 from services.inference.versions import ServedVersion
 

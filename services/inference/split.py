@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidInput
+from services.inference.carried import digest_of
 from services.inference.interface import is_changed
 
 if TYPE_CHECKING:
@@ -27,8 +28,17 @@ class Split:
     canary: ServedVersion
     share: float
 
-    def choose(self, session: str) -> ServedVersion:
-        """The version that answers; of one session always the same."""
+    def choose(self, session: str, carried: bytes = b"") -> ServedVersion:
+        """The version that answers; of one session always the same.
+
+        Args:
+            carried: a recurrent policy's state: without a session, that of which it is goes on.
+        """
+        if carried and not session:
+            digest = digest_of(carried)
+            for served in (self.canary, self.stable):
+                if served.manifest.sha256 == digest:
+                    return served
         at = place(self.policy, session) if session else random.random()
         return self.canary if at < self.share else self.stable
 

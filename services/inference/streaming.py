@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator
 
 from google.protobuf.message import DecodeError
 
 from services.common.errors import InvalidInput
-from services.common.server.awaited import AwaitedCall, TurnGatherer
-from services.common.server.calls import BatchHandler, Call, Metadata, unreadable
+from services.common.server.awaited import TurnGatherer
+from services.common.server.calls import BatchHandler, Call, unreadable
+from services.common.server.streams import StreamMessage, Streams
 from tutelage.v1 import policy_pb2 as pb
 
 NAMED = ("policy", "version", "alias", "session")  # once for a whole stream
@@ -24,43 +24,19 @@ class Streaming:
     """
 
     def __init__(self, act: BatchHandler) -> None:
-        self._gatherer = TurnGatherer(act)
-        self._idle: set[asyncio.Task[object]] = set()
-        self._stopped = False
+        self._gatherer, self._streams = TurnGatherer(act), Streams()
+        self.stop = self._streams.stop
 
     async def act_stream(self, contents: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """One decision a message; see StreamHandler."""
         opening: Opening | None = None
         messages = aiter(contents)
-        while (content := await self._next(messages)) is not None:
+        while (content := await self._streams.next(messages)) is not None:
             request = _read(content, call)
             if opening is None:
                 opening = Opening(request)
             opening.check(request)
-            yield await self._gatherer.add(_Message(opening.prefix + content, call))
-
-    def stop(self) -> None:
-        """Have all streams end, each as soon as what it has brought is answered."""
-        self._stopped = True
-        for task in self._idle:
-            task.cancel()
-
-    async def _next(self, messages: AsyncIterator[bytes]) -> bytes | None:
-        """A stream's next message; None when there is none, or no more is to be answered."""
-        task = asyncio.current_task()
-        assert task is not None
-        if self._stopped:
-            return None
-        self._idle.add(task)
-        try:
-            return await anext(messages, None)
-        except asyncio.CancelledError:
-            if not self._stopped:
-                raise
-            task.uncancel()
-            return None
-        finally:
-            self._idle.discard(task)
+            yield await self._gatherer.add(StreamMessage(opening.prefix + content, call))
 
 
 class Opening:
@@ -90,31 +66,6 @@ class Opening:
                     f"{name} is {given!r}, but the stream began with {said}: leave it out, or open "
                     "another stream"
                 )
-
-
-class _Message(AwaitedCall):
-    """A message of a stream as a call of its own."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, content: bytes, stream: Call) -> None:
-        super().__init__(content)
-        self._stream = stream
-
-    @property
-    def method(self) -> str:
-        """As in `Call`."""
-        return self._stream.method
-
-    @property
-    def metadata(self) -> Metadata:
-        """As in `Call`."""
-        return self._stream.metadata
-
-    @property
-    def deadline(self) -> float:
-        """As in `Call`."""
-        return self._stream.deadline
 
 
 def _read(content: bytes, call: Call) -> pb.ActRequest:

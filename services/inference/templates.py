@@ -44,7 +44,7 @@ class Template:
 
 
 class Templates:
-    """Templates of the requests seen last, not for several threads.
+    """Templates of the requests seen last. Two threads at once may at worst learn one twice.
 
     Requests of many kinds, such as a hostile client's, make it forget and learn again; what it
     holds stays small.

@@ -12,20 +12,22 @@ from dataclasses import dataclass
 import structlog
 
 from services.common.errors import InvalidInput, TutelageError
+from services.common.gathering import Gatherer
 from services.common.outcomes import Decided
 from services.common.server.calls import Call, Reply
 from services.inference import metrics
 from services.inference.batching import Question, TakeOver
 from services.inference.decision_ids import DecisionId
 from services.inference.distribution import Decisions
-from services.inference.gathering import Gatherer
 from services.inference.outcome_stores import OutcomeStores
 from services.inference.versions import ServedVersion
 from tutelage.v1 import policy_pb2 as pb
 
 log = structlog.get_logger()
 
-AWAY_S = 1.0
+# Of the pauses after trips to Redis that failed, the first and the longest; each is twice the one
+# before. A moment in which Redis is slow should cost the ids of that moment alone.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 WAITING = 4096
 
 
@@ -41,11 +43,14 @@ class Tracker:
     """Takes replies over, and gives them once Redis has the decision."""
 
     def __init__(self, stores: OutcomeStores) -> None:
-        self._stores, self._away_until = stores, 0.0
-        self._keeping = Gatherer("tracking", self._keep, WAITING)
+        self._stores = stores
+        self._away_until, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._keeping = Gatherer("tracking", self._keep, WAITING, self._give_up)
 
-    def tracked(self, request: pb.ActRequest, served: ServedVersion) -> TakeOver:
-        """What becomes of the reply to a request whose decision is to be kept.
+    def tracked(
+        self, request: pb.ActRequest, served: ServedVersion, decision: DecisionId
+    ) -> TakeOver:
+        """What becomes of the reply to a request whose decision is to be kept under that id.
 
         Raises:
             InvalidInput: when the decision before was none, or another policy's.
@@ -58,7 +63,6 @@ class Tracker:
         def take_over(
             question: Question, decisions: Decisions, row: int, reply: bytes
         ) -> Reply | None:
-            decision = DecisionId.draw(policy)
             packed = _packed(served, question, decisions, row)
             decided = Decided(decision.number, previous, packed)
             return self._begin(_Tracked(question.call, decision, decided, reply))
@@ -70,7 +74,7 @@ class Tracker:
         self._keeping.close(timeout_s)
 
     def _begin(self, tracked: _Tracked) -> Reply | None:
-        # While Redis is away, one trip a second finds out whether it is back.
+        # While Redis is away, a trip now and then finds out whether it is back.
         if time.monotonic() >= self._away_until and self._keeping.add(tracked):
             return None
         metrics.UNTRACKED.labels(tracked.decision.policy).inc()
@@ -84,16 +88,23 @@ class Tracker:
             for item in own:
                 item.call.answer(item.reply + _id_part(item.decision) if kept else item.reply)
 
+    def _give_up(self, items: list[_Tracked], error: Exception) -> None:
+        for item in items:
+            metrics.UNTRACKED.labels(item.decision.policy).inc()
+            item.call.answer(item.reply)
+
     def _kept(self, policy: str, items: list[_Tracked]) -> bool:
         if time.monotonic() < self._away_until:  # since these were queued
             return False
         try:
             lost = self._stores.waiting(policy).record([item.decided for item in items])
         except Exception as error:
-            self._away_until = time.monotonic() + AWAY_S
+            self._away_until = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             about = None if isinstance(error, TutelageError) else error
             log.warning("not tracked", policy=policy, reason=str(error), exc_info=about)
             return False
+        self._pause_s = FIRST_PAUSE_S
         metrics.FORGOTTEN.labels(policy).inc(lost)
         return True
 

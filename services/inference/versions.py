@@ -25,26 +25,37 @@ from services.inference import metrics
 from services.inference.batching import Batcher
 from services.inference.decoding import Decoder
 from services.inference.encoding import Encoder
+from services.inference.recurrent import Recurrence
 from services.inference.runner import PolicyRunner
+from services.inference.session_states import Sessions
 from services.inference.split import CANARY, STABLE, Split, split_of
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedVersion:
-    """A version in memory, warmed and ready; equal only to itself."""
+    """A version in memory, warmed and ready; equal only to itself.
+
+    recurrence: of a recurrent policy: what is asked in the batcher's place.
+    """
 
     manifest: PolicyManifest
     batcher: Batcher
     decoder: Decoder
     encoder: Encoder
     rows: RowMaker
+    recurrence: Recurrence | None = None
 
     @property
     def spec(self) -> PolicySpec:
         """What it takes and gives."""
         return self.manifest.spec
+
+    @property
+    def bytes(self) -> int:
+        """That it takes in memory, about."""
+        return self.batcher.runner.bytes
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,13 @@ class Catalogue:
                     routes["", alias] = served
         self._routes = routes
 
+    def is_serving(self, policy: str, version: int) -> bool:
+        """Whether the version answers for an alias."""
+        state = self._states.get(policy)
+        return state is not None and any(
+            served.manifest.version == version for served in state.serving.values()
+        )
+
     def route(self, policy: str, alias: str) -> ServedVersion | Split | None:
         """The version that answers for an alias, or those that share its calls; the policy may be
         "" if there is only one."""
@@ -150,6 +168,8 @@ class _Refusal:
 class Loader:
     """Loads versions in threads, each once, and keeps the most recently used.
 
+    Those that answer for an alias stay, whatever memory they take.
+
     Keeping them makes a rollback and a pinned call free of loading. A version that was
     refused is not tried again for `retry_s`.
     """
@@ -158,18 +178,27 @@ class Loader:
         self,
         registry: PolicyRegistry,
         make_runner: Callable[[bytes, PolicySpec], PolicyRunner],
-        make_batcher: Callable[[PolicyRunner, str], Batcher],
+        make_batcher: Callable[[PolicyRunner, PolicyManifest], Batcher],
+        sessions: Sessions,
         *,
+        is_serving: Callable[[str, int], bool],
         max_loaded: int,
+        max_loaded_bytes: int,
         retry_s: float,
+        max_model_bytes: int,
     ) -> None:
         self._registry = registry
         self._make_runner = make_runner
         self._make_batcher = make_batcher
-        self._max_loaded = max_loaded
+        self._sessions = sessions
+        self._is_serving = is_serving
+        self._max_loaded, self._max_loaded_bytes = max_loaded, max_loaded_bytes
+        self._is_beyond = False
         self._retry_s = retry_s
+        self._max_model_bytes = max_model_bytes
         self._lock = threading.Lock()  # a transport may ask for `ready` from a thread of its own
         self._ready: OrderedDict[tuple[str, int], ServedVersion] = OrderedDict()
+        self._by_policy: dict[str, int] = {}
         self._loading: dict[tuple[str, int], asyncio.Task[ServedVersion]] = {}
         self._refused: dict[tuple[str, int], _Refusal] = {}
 
@@ -199,13 +228,46 @@ class Loader:
         self._refused[policy, version] = _Refusal(type(error), str(error), until)
 
     def keep(self, served: ServedVersion) -> None:
-        """Count a version as just used, and forget the one unused for longest if need be."""
+        """Count a version as just used, and forget those unused for longest if need be."""
         key = served.manifest.policy, served.manifest.version
         with self._lock:
             self._ready[key] = served
             self._ready.move_to_end(key)
-            while len(self._ready) > self._max_loaded:
-                self._ready.popitem(last=False)
+        self.forget_unused()
+
+    def forget_unused(self) -> None:
+        """Forget versions beyond the limits, but for the one used last."""
+        with self._lock:
+            unused = [key for key in self._ready if not self._is_serving(*key)]
+            last = next(reversed(self._ready), None)
+            for i, key in enumerate(unused):
+                too_many = len(unused) - i > self._max_loaded
+                if key != last and (too_many or self._loaded_bytes() > self._max_loaded_bytes):
+                    del self._ready[key]
+                    metrics.UNLOADED.labels(key[0]).inc()
+            by_policy = self._bytes_by_policy()
+        for policy, count in by_policy.items():
+            metrics.LOADED_BYTES.labels(policy).set(count)
+        self._warn_if_beyond(sum(by_policy.values()))
+
+    def _loaded_bytes(self) -> int:
+        return sum(served.bytes for served in self._ready.values())
+
+    def _bytes_by_policy(self) -> dict[str, int]:
+        self._by_policy = dict.fromkeys(self._by_policy, 0)
+        for (policy, _), served in self._ready.items():
+            self._by_policy[policy] = self._by_policy.get(policy, 0) + served.bytes
+        return self._by_policy
+
+    def _warn_if_beyond(self, loaded: int) -> None:
+        is_beyond = loaded > self._max_loaded_bytes
+        if is_beyond and not self._is_beyond:
+            log.warning(
+                "versions in use take more memory than is set",
+                loaded_mib=loaded >> 20,
+                limit_mib=self._max_loaded_bytes >> 20,
+            )
+        self._is_beyond = is_beyond
 
     async def load(self, policy: str, version: int) -> ServedVersion:
         """The version, loaded and warmed in a thread unless it is in memory.
@@ -242,9 +304,13 @@ class Loader:
             unavailable = Unavailable(f"the policy repository cannot be read: {error}")
             self.refuse(policy, version, unavailable)
             raise unavailable from error
-        batcher = self._make_batcher(runner, policy)
+        batcher = self._make_batcher(runner, manifest)
         decoder, encoder = Decoder(manifest.spec.observation), Encoder(manifest)
-        served = ServedVersion(manifest, batcher, decoder, encoder, RowMaker(manifest.spec))
+        recurrence = None
+        if manifest.spec.state:
+            recurrence = Recurrence(manifest, batcher, encoder, self._sessions)
+        rows = RowMaker(manifest.spec)
+        served = ServedVersion(manifest, batcher, decoder, encoder, rows, recurrence)
         self._refused.pop((policy, version), None)
         self.keep(served)
         load_ms = round((time.perf_counter() - started) * 1000, 1)
@@ -259,7 +325,7 @@ class Loader:
         return served
 
     def _read(self, policy: str, version: int) -> tuple[PolicyManifest, PolicyRunner]:
-        published = self._registry.load(policy, version)
+        published = self._registry.load(policy, version, most_bytes=self._max_model_bytes)
         manifest = published.manifest
         if (manifest.policy, manifest.version) != (policy, version):
             raise ModelRejected(

@@ -84,6 +84,7 @@ class RepositoryWatcher:
         serving = await self._serving(before, aliases)
         after = PolicyState(policy, manifests, damaged, aliases, serving)
         self._catalogue.replace(after)
+        self._loader.forget_unused()  # among which may be what answered before
         self.on_change(after)
         self._announce(before, after)
         if trouble is not None:
@@ -151,6 +152,9 @@ class RepositoryWatcher:
                 continue
             manifest = served.manifest
             metrics.SERVING.labels(after.name, alias).set(manifest.version)
+            if alias in before.serving:
+                metrics.SERVED.remove(*_labels(alias, before.serving[alias]))
+            metrics.SERVED.labels(*_labels(alias, served)).set(1)
             log.info(
                 "serving",
                 policy=after.name,
@@ -173,3 +177,8 @@ class RepositoryWatcher:
     def _recovered(self, policy: str) -> None:
         if self._trouble.pop(policy, None) is not None:
             log.info("policy repository readable again", policy=policy or None)
+
+
+def _labels(alias: str, served: ServedVersion) -> tuple[str, str, str, str]:
+    manifest = served.manifest
+    return manifest.policy, alias, str(manifest.version), manifest.sha256

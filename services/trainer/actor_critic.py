@@ -81,6 +81,26 @@ class Policy(nn.Module):
         return parameters if self.log_std is None else with_deviations(parameters, self.log_std)
 
 
+class ValuedPolicy(Policy):
+    """A policy, and what its critic says of the same observations.
+
+    Args:
+        scale: multiplies values, which then are in units of the environment's rewards.
+    """
+
+    scale: Tensor
+
+    def __init__(self, actor: Policy, critic: nn.Module, scale: float) -> None:
+        super().__init__(actor.prepare, actor.body, actor.head, actor.log_std)
+        self.critic = critic
+        self.register_buffer("scale", torch.tensor([scale]))
+
+    def value(self, observations: Tensor) -> Tensor:
+        """(B, *observation) → (B,)"""
+        values: Tensor = self.critic(self.prepare(observations.float())) * self.scale
+        return values.squeeze(-1)
+
+
 class BoundedDeviations(nn.Linear):
     """A layer that gives means and log standard deviations, the latter within bounds.
 
@@ -175,6 +195,12 @@ class ActorCritic(nn.Module):
         """The actor alone, with its weights now."""
         body = self.hidden.alone(ACTOR)
         return copy.deepcopy(Policy(self.prepare, body, self.actor_head, self.log_std))
+
+    def valued_policy(self, scale: float) -> nn.Module:
+        """The actor, and the critic's values times a scale, with their weights now."""
+        actor = Policy(self.prepare, self.hidden.alone(ACTOR), self.actor_head, self.log_std)
+        critic = nn.Sequential(self.hidden.alone(CRITIC), self.critic_head)
+        return copy.deepcopy(ValuedPolicy(actor, critic, scale))
 
     def parameters_of(self, observations: Tensor) -> Tensor:
         """The policy's parameters: (B, *observation) → (B, P)"""

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from services.common.action_space import Box
-from services.common.errors import ModelRejected
-from services.common.spec import OBSERVATION, DictSpace, PolicySpec
+from services.common.errors import InvalidConfig, ModelRejected
+from services.common.spec import ACTION, OBSERVATION, VALUE, DictSpace, PolicySpec
 from services.trainer.action_masks import MASK
 from services.trainer.heads import head_of
 from services.trainer.losses import FORBIDDEN, only_allowed
@@ -45,6 +45,16 @@ class _WithGreedyAction(nn.Module):
     def forward(self, observation: Observed) -> tuple[Tensor, ...]:
         parameters = self.network(_row(observation))  # (B, P)
         return *self.head.outputs(parameters), self.head.greedy(parameters)
+
+
+class _WithValue(_WithGreedyAction):
+    """The same, and what a critic says."""
+
+    def forward(self, observation: Observed) -> tuple[Tensor, ...]:
+        row = _row(observation)
+        parameters = self.network(row)  # (B, P)
+        value: Tensor = self.network.value(row)  # type: ignore[operator]
+        return *self.head.outputs(parameters), self.head.greedy(parameters), value
 
 
 class _WithMask(_WithGreedyAction):
@@ -78,14 +88,14 @@ class Exporter:
         """An ONNX model of the platform's signature.
 
         Args:
-            network: (B, *observation) → (B, P), the spec's outputs side by side.
+            network: (B, *observation) → (B, P), the spec's outputs side by side; where the spec
+                says `valued`, its method `value` gives (B,) values.
             observations: (n ≥ 2, *shape) real ones, to trace and to compare with.
 
         Raises:
             ModelRejected: when ONNX Runtime's answers differ from torch's.
         """
-        kind = _WithMask if self._spec.masked else _WithGreedyAction
-        module = kind(network, self._spec).eval()
+        module = _kind(self._spec)(network, self._spec).eval()
         weights = {n: t.cpu().numpy() for n, t in module.state_dict().items()}
         if self._traced is not None:
             try:
@@ -105,6 +115,14 @@ class Exporter:
         return content
 
 
+def _kind(spec: PolicySpec) -> type[_WithGreedyAction]:
+    if spec.masked and spec.valued:
+        raise InvalidConfig("a policy that takes masks is exported without a critic's value")
+    if spec.valued:
+        return _WithValue
+    return _WithMask if spec.masked else _WithGreedyAction
+
+
 def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) -> bytes:
     device = next(module.parameters()).device
     sample = _inputs(spec, observations[:2])
@@ -118,7 +136,7 @@ def _trace(module: nn.Module, spec: PolicySpec, observations: npt.NDArray[Any]) 
             tuple(arguments.values()),
             str(path),
             input_names=list(sample),
-            output_names=[*spec.outputs, "action"],
+            output_names=[*spec.outputs, ACTION, *([VALUE] if spec.valued else [])],
             dynamic_shapes=dynamic,
             external_data=False,
             dynamo=True,

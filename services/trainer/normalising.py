@@ -102,8 +102,12 @@ class RewardScaler:
             so_far[t] = self._returns
             self._returns = np.where(ended[t], 0, self._returns)
         self._moments.update(so_far[live])
-        deviation = np.sqrt(self._moments.variance + _LEAST_VARIANCE)
-        return np.clip(rewards / deviation, -LIMIT, LIMIT).astype(np.float32)
+        return np.clip(rewards / self.deviation, -LIMIT, LIMIT).astype(np.float32)
+
+    @property
+    def deviation(self) -> np.float64:
+        """What rewards are divided by now."""
+        return np.float64(np.sqrt(self._moments.variance + _LEAST_VARIANCE))
 
     def state(self) -> dict[str, Any]:
         """Plain data to go on from; environments begin anew, and so do their returns."""

@@ -8,22 +8,21 @@ connections, one under way on each, the same for all. All servers are up at once
 in turn, round after round, and a figure is the median of its rounds, so that what else the
 machine does weighs on all alike: read the ratios within one run. `cpu µs` is a server's own
 processor time for a call. Writes build/bench/serve.json.
+
+Of ours on the native transport it also measures batches of images for a network that is large,
+beside onnxruntime alone; and calls' times while new versions come, beside those while none does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from inference_process import InferenceProcess
 from peer_process import PeerFailed
+from serve_images import POLICY, image_targets, measure_images, nature_cnn, show_images, spec
+from serve_load import Figures, Target, framed, load
 from serve_peer import PEERS, run, stop
+from serve_reload import measure_reloads, show_reloads
 from tiny_policies import dense_model, publish, random_layers
 
 from services.common.registry import PolicyRegistry
@@ -43,73 +45,38 @@ from tutelage.v1.array_pb2 import DTYPE_FLOAT32, Array
 
 CONNECTIONS = (1, 8, 64)
 LAYERS = [4, 64, 64, 2]
+OURS = "ours"  # on the native transport, in one process
+WORKERS = 2
 BATCH = 256
 BATCH_CONNECTIONS = 4
 REPORT = Path("build/bench/serve.json")
 ACT, ACT_BATCH = (f"/tutelage.v1.PolicyService/{name}" for name in ("Act", "ActBatch"))
-HEADERS = ("content-type: application/grpc", "te: trailers")
-TO_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
 # What issue 5 asks, as shares of the echo server's calls/s, and at one connection of its mean time.
 ASKED = {1: 2.2, 8: 0.5, 64: 0.6}
 ASKED_ROWS = 1_000_000
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is loaded: a method of a server, and one request."""
-
-    name: str
-    address: str
-    path: str
-    body: Path
-    process: psutil.Process
-
-
-Figures = dict[str, float]
 Row = dict[str, Any]  # figures, and of which server at how many connections
 
 
-def load(target: Target, connections: int, seconds: float) -> Figures:
-    """calls/s, mean microseconds a call, the server's cpu microseconds a call, failed calls."""
-    before = _cpu_s(target.process)
-    command = ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds:g}", "--warm-up-time=1"]
-    for header in HEADERS:
-        command += ["-H", header]
-    command += ["-d", str(target.body), f"http://{target.address}{target.path}"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    used_s = _cpu_s(target.process) - before
-    rate = float(_found(r"([\d.]+) req/s", said)[0])
-    mean, unit = _found(r"time for request:\s+\S+\s+\S+\s+([\d.]+)(us|ms|s)", said)
-    return {
-        "calls_per_s": rate,
-        "mean_us": float(mean) * TO_US[unit],
-        "cpu_us": used_s / max(1.0, rate * (seconds + 1)) * 1e6,  # of the warm-up's calls too
-        "failed": float(_found(r"(\d+) failed", said)[0]),
-    }
-
-
-def _found(pattern: str, text: str) -> Sequence[str]:
-    match = re.search(pattern, text)
-    if match is None:
-        raise SystemExit(f"h2load said nothing like {pattern}:\n{text}")
-    return match.groups()
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    everyone = [process, *process.children(recursive=True)]
-    return sum(sum(each.cpu_times()[:2]) for each in everyone)
-
-
 @contextmanager
-def ours(folder: Path, transport: str) -> Iterator[list[Target]]:
+def ours(folder: Path, transport: str, workers: int = 1) -> Iterator[list[Target]]:
     """The inference service on a transport: Act, and on the native one ActBatch."""
-    settings = {"inference_poll_s": 1, "inference_transport": transport}
-    service = InferenceProcess(folder / "policies", folder / f"{transport}.log", **settings)
+    settings = {
+        "inference_poll_s": 1,
+        "inference_transport": transport,
+        "inference_workers": workers,
+    }
+    log = folder / f"{transport}-{workers}.log"
+    service = InferenceProcess(folder / "policies", log, **settings)
     process = psutil.Process(service.process.pid)
-    named = "ours" if transport == "native" else f"ours on {transport}"
-    targets = [Target(named, service.address, ACT, _framed(folder, "act", _act()), process)]
-    if transport == "native":
-        body = _framed(folder, "act_batch", _act_batch())
+    named = OURS if transport == "native" else f"ours on {transport}"
+    if workers > 1:
+        named = f"{workers} workers"
+        service.wait_for(lambda: len(service.records("listening")) == workers)
+    targets = [Target(named, service.address, ACT, framed(folder, "act", _act()), process)]
+    if named == OURS:
+        body = framed(folder, "act_batch", _act_batch())
         targets.append(Target("ActBatch", service.address, ACT_BATCH, body, process))
     try:
         yield targets
@@ -131,21 +98,19 @@ def _act_batch() -> bytes:
     return content
 
 
-def _framed(folder: Path, name: str, message: bytes) -> Path:
-    """A file with a message as gRPC sends it."""
-    path = folder / f"{name}.body"
-    path.write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
-    return path
-
-
 @contextmanager
-def servers(peers: Sequence[str], transports: Sequence[str]) -> Iterator[list[Target]]:
-    """All that is compared, up at once; peers that cannot be had are reported and left out."""
+def servers(peers: Sequence[str], transports: Sequence[str]) -> Iterator[tuple[list[Target], Path]]:
+    """All that is compared, up at once; peers that cannot be had are reported and left out.
+
+    With them the folder of our policies, in policies/.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         folder = Path(name)
         model = folder / "policy.onnx"
         model.write_bytes(dense_model(random_layers(LAYERS)))
-        publish(PolicyRegistry(str(folder / "policies")), model.read_bytes())
+        registry = PolicyRegistry(str(folder / "policies"))
+        publish(registry, model.read_bytes())
+        publish(registry, nature_cnn(), policy=POLICY, spec=spec())
         targets: list[Target] = []
         for peer in peers:
             try:
@@ -155,13 +120,15 @@ def servers(peers: Sequence[str], transports: Sequence[str]) -> Iterator[list[Ta
                 continue
             running.callback(stop, server)
             body, process = (
-                _framed(folder, peer, server.request),
+                framed(folder, peer, server.request),
                 psutil.Process(server.process.pid),
             )
             targets.append(Target(peer, server.address, server.path, body, process))
         for transport in transports:
             targets += running.enter_context(ours(folder, transport))
-        yield targets
+        if "native" in transports:
+            targets += running.enter_context(ours(folder, "native", WORKERS))
+        yield targets, folder
 
 
 def measure(targets: Sequence[Target], rounds: int, seconds: float) -> list[Row]:
@@ -221,11 +188,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("h2load") is None:
         sys.exit("h2load makes the load, and is not here (Debian: apt-get install nghttp2-client)")
-    with servers(arguments.peers, arguments.transports) as targets:
-        rows = measure(targets, arguments.rounds, arguments.seconds)
-    show(rows)
+    with servers(arguments.peers, arguments.transports) as (targets, folder):
+        report: dict[str, Any] = {"act": measure(targets, arguments.rounds, arguments.seconds)}
+        show(report["act"])
+        for server in (target for target in targets if target.name == OURS):
+            images = image_targets(folder, server)
+            report["images"] = measure_images(images, nature_cnn(), arguments.rounds)
+            show_images(report["images"])
+            registry = PolicyRegistry(str(folder / "policies"))
+            report["reload"] = measure_reloads(server, registry, LAYERS, arguments.rounds)
+            show_reloads(report["reload"])
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps(rows, indent=2) + "\n")
+    REPORT.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from inference_process import InferenceProcess
+from recurrent_policies import CUE, cue_model
 from tiny_policies import linear_model, publish
 from transports import TRANSPORTS
 
@@ -31,13 +32,15 @@ numbers = st.floats(width=64) | st.sampled_from([0.0, 1.0, 1e38, -1e38, 3.4e38, 
 int64s = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 5)
 arrays = st.builds(
     Array,
-    values=st.lists(numbers, max_size=9) | st.lists(numbers, min_size=4, max_size=4),
+    values=st.lists(numbers, max_size=9)
+    | st.lists(numbers, min_size=4, max_size=4)
+    | st.lists(numbers, min_size=2, max_size=2),
     raw=st.binary(max_size=20) | st.binary(min_size=16, max_size=16) | st.just(b""),
     dtype=st.integers(-1, 8),
     shape=st.just([]) | st.lists(int64s, max_size=4),
 )
 common = {
-    "policy": st.sampled_from(["", "cartpole", "..", "cartpole/1"]) | st.text(max_size=9),
+    "policy": st.sampled_from(["", "cartpole", "cue", "..", "cartpole/1"]) | st.text(max_size=9),
     "version": st.just(0) | int64s,
     "alias": st.sampled_from(["", "stable"]) | st.text(max_size=9),
     "selection": st.integers(-1, 3),
@@ -46,6 +49,8 @@ common = {
     "include_probabilities": st.booleans(),
     "epsilon": st.none() | numbers,
     "session": st.text(max_size=9),
+    "carry_state": st.booleans(),
+    "recurrent_state": st.just(b"") | st.binary(max_size=80),
 }
 masks = st.lists(st.booleans(), max_size=5)
 decisions = st.sampled_from(["", "0" * 16 + ".cartpole", "0" * 16 + ".other", "."]) | st.text()
@@ -54,6 +59,7 @@ acts = st.builds(
     observation=arrays,
     action_mask=masks,
     include_value=st.booleans(),
+    episode_start=st.booleans(),
     track=st.booleans(),
     previous_decision_id=decisions,
     **common,
@@ -63,6 +69,7 @@ batches = st.builds(
     observations=arrays,
     action_masks=masks,
     include_values=st.booleans(),
+    episode_starts=st.lists(st.booleans(), max_size=3),
     **common,
 )
 reports = st.builds(
@@ -91,6 +98,7 @@ def calls(
     folder = tmp_path_factory.mktemp("fuzz")
     registry = PolicyRegistry(str(folder / "policies"))
     publish(registry, linear_model())
+    publish(registry, cue_model(), policy="cue", spec=CUE)
     with EmbeddedRedis(folder / "valkey") as server:
         process = InferenceProcess(
             folder / "policies",

@@ -7,14 +7,13 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from conftest import StartService
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
 from transports import TRANSPORTS
@@ -27,6 +26,7 @@ from tutelage.v1 import policy_pb2 as pb
 from tutelage.v1 import policy_pb2_grpc
 from tutelage.v1.array_pb2 import Array
 
+StartService = Callable[..., InferenceProcess]
 RIGHT, LEFT = [0.0, 0.0, 0.1, 0.0], [0.0, 0.0, -0.1, 0.0]
 WIDE = CARTPOLE.model_copy(update={"action": Discrete(n=6)})
 VECTOR = Array(values=RIGHT)
@@ -215,7 +215,7 @@ def test_nobody_there_is_unavailable() -> None:
 
 
 def test_a_service_that_is_told_to_stop_ends_streams_and_loses_no_decision(
-    start_service: StartService, registry: PolicyRegistry
+    start_service, registry: PolicyRegistry
 ) -> None:
     publish(registry, linear_model())
     first, second = start_service(grace_s=20), start_service()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hostile_models import growing
 from inference_process import InferenceProcess
 from tiny_policies import CARTPOLE, dense_model, linear_model, publish, random_layers
 
 from services.common.durable import write_atomically
+from services.common.ports import free_port
 from services.common.registry import PolicyRegistry
 from services.common.spec import ObservationSpace
+from services.inference.operators import MIB
 from tutelage import AsyncClient
 from tutelage.errors import (
     DataCorrupted,
@@ -82,6 +86,7 @@ def test_serving_is_logged_at_every_swap(start_service, registry: PolicyRegistry
         ("truncated", "has digest"),
         ("missing", "is missing"),
         ("rubbish-with-its-digest", "not an ONNX file"),
+        ("asks-for-all-memory", "lloc"),
         ("other-shape-than-its-spec", "the spec expects"),
         ("other-interface-than-served", "publish it as a policy of another name"),
         ("manifest-of-another-version", "but stands in manifest-of-another-version/2"),
@@ -123,6 +128,8 @@ def publish_damaged(registry: PolicyRegistry, folder: Path, damage: str) -> None
         spec = CARTPOLE.model_copy(update={"observation": six})
     if damage == "rubbish-with-its-digest":
         model = b"rubbish"
+    elif damage == "asks-for-all-memory":
+        model = growing(100 * MIB)
     elif damage == "other-interface-than-served":
         model = dense_model(random_layers([6, 2]))
     publish(registry, model, policy=damage, spec=spec, alias=None)
@@ -236,6 +243,34 @@ def test_pinned_versions_are_loaded_when_asked_for_and_the_oldest_forgotten(
     for version in (1, 2, 3):
         assert service.client.act(OBSERVATION, version=version).version == version
     assert loaded() == [2, 3, 4]
+
+
+def test_versions_beyond_a_bound_of_memory_are_forgotten(
+    start_service, registry: PolicyRegistry
+) -> None:
+    for seed in range(3):  # of some 17 MB each
+        publish(registry, dense_model(random_layers([4, 2000, 2000, 2], seed)))
+    publish(registry, linear_model(), policy="other")
+    port = free_port()
+    service = start_service(inference_max_loaded_mib=50, inference_metrics_port=port)
+
+    def loaded() -> list[int]:
+        return [v.version for v in service.client.policy("cartpole").versions if v.loaded]
+
+    for version in (1, 2, 3):
+        assert (
+            service.client.act(OBSERVATION, policy="cartpole", version=version).version == version
+        )
+    assert loaded() == [2, 3]  # 1 is what was unused for longest, 3 is stable
+    assert service.client.act(OBSERVATION, policy="cartpole", version=1).version == 1
+    assert loaded() == [1, 3]
+    assert service.client.act(OBSERVATION, policy="other").version == 1
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    name = 'tutelage_inference_loaded_bytes{policy="cartpole"}'
+    (taken,) = (float(line.split()[1]) for line in lines if line.startswith(name))
+    assert 32e6 < taken < 50 * MIB
+    assert 'tutelage_inference_unloaded_total{policy="cartpole"} 2.0' in lines
 
 
 def test_a_policy_without_aliases_says_so(start_service, registry: PolicyRegistry) -> None:

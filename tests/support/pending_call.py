@@ -18,6 +18,7 @@ class PendingCall:
     ) -> None:
         self.method = method
         self.metadata: Sequence[tuple[str, str | bytes]] = ()
+        self.peer = "ipv4:127.0.0.1:1"
         self.content = content
         self.deadline = math.inf
         self.arrived = time.monotonic()

@@ -185,3 +185,24 @@ def test_an_actor_critic_is_exported_with_its_normalisation(kind: str) -> None:
         np.testing.assert_allclose(alone, parameters, atol=1e-5)
         np.testing.assert_allclose(value, values, atol=1e-5)
         np.testing.assert_allclose(action, head_of(spec(kind)).greedy(parameters), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "gaussian"])
+def test_an_actor_critic_is_exported_with_its_values(kind: str) -> None:
+    valued = spec(kind).model_copy(update={"valued": True})
+    config = ActorCriticNetworkConfig(hidden=(8, 8), activation="tanh", normalise_observations=True)
+    torch.manual_seed(0)
+    network, exporter = ActorCritic(valued, config), Exporter(valued)
+    plain = Exporter(spec(kind))
+    for scale in (12.5, 3.0):  # that of normalised rewards changes as a run goes on
+        network.prepare.observe(torch.from_numpy(scale * OBSERVATIONS + 1))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            expected = scale * network.value(torch.from_numpy(OBSERVATIONS))
+        runner = PolicyRunner(exporter.export(network.valued_policy(scale), OBSERVATIONS), valued)
+        values = runner.values(OBSERVATIONS)
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
+        alone = PolicyRunner(plain.export(network.policy(), OBSERVATIONS), spec(kind))
+        np.testing.assert_allclose(runner.run(OBSERVATIONS), alone.run(OBSERVATIONS), atol=1e-5)

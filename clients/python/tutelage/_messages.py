@@ -77,6 +77,19 @@ def encode_mask(mask: npt.ArrayLike | None) -> Sequence[bool]:
     return flags
 
 
+def encode_action(action: npt.ArrayLike) -> policy_pb2.Action:
+    """An action: a Discrete one's number, or the elements of another.
+
+    Raises:
+        InvalidInput: when it is none of these.
+    """
+    array = _numbers(action, "default action")
+    if array.ndim == 0 and array.dtype.kind in "iu":
+        return policy_pb2.Action(discrete=int(array))
+    numbers = array_pb2.Array(values=array.ravel().tolist(), shape=array.shape)
+    return policy_pb2.Action(elements=numbers)
+
+
 def act_request(
     observation: Observation,
     policy: str,
@@ -92,6 +105,10 @@ def act_request(
     track: bool,
     previous: Decision | str,
     session: str,
+    episode_start: bool,
+    carry_state: bool,
+    state: Decision | bytes,
+    default: npt.ArrayLike | None = None,
 ) -> policy_pb2.ActRequest:
     """The request of one decision."""
     with refusing_misfits():
@@ -111,6 +128,10 @@ def act_request(
             track=track,
             previous_decision_id=_id_of(previous),
             session=session,
+            episode_start=episode_start,
+            carry_state=carry_state,
+            recurrent_state=_state_of(state),
+            default_action=None if default is None else encode_action(default),
         )
 
 
@@ -127,6 +148,9 @@ def act_batch_request(
     probabilities: bool,
     values: bool,
     session: str,
+    episode_starts: npt.ArrayLike | None,
+    carry_state: bool,
+    state: Decisions | bytes,
 ) -> policy_pb2.ActBatchRequest:
     """The request of many decisions."""
     with refusing_misfits():
@@ -144,6 +168,9 @@ def act_batch_request(
             include_probabilities=probabilities,
             include_values=values,
             session=session,
+            episode_starts=encode_mask(episode_starts),
+            carry_state=carry_state,
+            recurrent_state=_state_of(state),
         )
 
 
@@ -194,6 +221,9 @@ def decode_decision(response: policy_pb2.ActResponse) -> Decision:
         parameters=np.array(response.parameters) if response.parameters else None,
         value=response.value if response.HasField("value") else None,
         decision_id=response.decision_id,
+        state=response.recurrent_state,
+        state_reset=response.state_reset,
+        degraded=response.degraded,
     )
 
 
@@ -212,6 +242,8 @@ def decode_decisions(response: policy_pb2.ActBatchResponse) -> Decisions:
         probabilities=chances.reshape(rows) if chances.size else None,
         parameters=parameters.reshape(rows) if parameters.size else None,
         values=np.array(response.values) if response.values else None,
+        state=response.recurrent_state,
+        state_reset=response.state_reset,
     )
 
 
@@ -259,6 +291,10 @@ def _numbers(given: npt.ArrayLike, what: str) -> npt.NDArray[np.generic]:
 
 def _id_of(decision: Decision | str) -> str:
     return decision if isinstance(decision, str) else decision.decision_id
+
+
+def _state_of(state: Decision | Decisions | bytes) -> bytes:
+    return state if isinstance(state, bytes) else state.state
 
 
 def _selection(sample: bool, epsilon: float | None) -> policy_pb2.ActionSelection.ValueType:

@@ -46,6 +46,10 @@ class AsyncClient(AsyncConnection):
         track: bool = False,
         previous: Decision | str = "",
         session: str = "",
+        episode_start: bool = False,
+        carry_state: bool = False,
+        state: Decision | bytes = b"",
+        default: npt.ArrayLike | None = None,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take; arguments as in `Client.act`."""
@@ -64,6 +68,10 @@ class AsyncClient(AsyncConnection):
             track,
             previous,
             session,
+            episode_start,
+            carry_state,
+            state,
+            default,
         )
         return messages.decode_decision(await self._call(self._stub.Act, request, timeout_s))
 
@@ -82,6 +90,9 @@ class AsyncClient(AsyncConnection):
         probabilities: bool = False,
         values: bool = False,
         session: str = "",
+        episode_starts: npt.ArrayLike | None = None,
+        carry_state: bool = False,
+        state: Decisions | bytes = b"",
         timeout_s: float = ACT_S,
     ) -> Decisions:
         """Which actions to take for (n, …) observations; arguments as in `Client.act_batch`."""
@@ -98,15 +109,24 @@ class AsyncClient(AsyncConnection):
             probabilities,
             values,
             session,
+            episode_starts,
+            carry_state,
+            state,
         )
         return messages.decode_decisions(await self._call(self._stub.ActBatch, request, timeout_s))
 
     def stream(
-        self, *, policy: str = "", version: int = 0, alias: str = STABLE, session: str = ""
+        self,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        session: str = "",
+        carry_state: bool = False,
     ) -> AsyncActStream:
         """Decisions that follow one another, over one call; see `Client.stream`."""
         first = opening(policy, version, alias, session)
-        return AsyncActStream(self._stub.ActStream, self._metadata, first)
+        return AsyncActStream(self._stub.ActStream, self._metadata, first, carry_state)
 
     async def report(
         self,

@@ -48,6 +48,10 @@ class Client(Connection):
         track: bool = False,
         previous: Decision | str = "",
         session: str = "",
+        episode_start: bool = False,
+        carry_state: bool = False,
+        state: Decision | bytes = b"",
+        default: npt.ArrayLike | None = None,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take.
@@ -70,7 +74,13 @@ class Client(Connection):
             previous: the tracked decision that led to this observation, or its decision_id; ""
                 where none did, as at an episode's start.
             session: names who acts, so that all its calls are answered by one version, also where
-                a canary answers a share of them.
+                a canary answers a share of them. A recurrent policy's state is kept by it.
+            episode_start: this is an episode's first observation: nothing is remembered.
+            carry_state: have a recurrent policy's state in the decision, in place of in the
+                service: then any replica can be asked next.
+            state: the decision before, or its state; none at an episode's start.
+            default: a safe action to be given, `degraded`, in place of an error that is not this
+                request's fault. None leaves it to the service, which may have one.
             timeout_s: seconds to wait for the answer, retries included.
         """
         request = messages.act_request(
@@ -88,6 +98,10 @@ class Client(Connection):
             track,
             previous,
             session,
+            episode_start,
+            carry_state,
+            state,
+            default,
         )
         return messages.decode_decision(self._call(self._stub.Act, request, timeout_s))
 
@@ -106,6 +120,9 @@ class Client(Connection):
         probabilities: bool = False,
         values: bool = False,
         session: str = "",
+        episode_starts: npt.ArrayLike | None = None,
+        carry_state: bool = False,
+        state: Decisions | bytes = b"",
         timeout_s: float = ACT_S,
     ) -> Decisions:
         """Which actions to take for (n, …) observations; arguments as in `act`.
@@ -113,6 +130,8 @@ class Client(Connection):
         Args:
             masks: (n, actions).
             seed: of the first row; the others' follow from it.
+            episode_starts: (n,), of a recurrent policy, whose state must be carried.
+            state: the decisions before, as many, or their state.
         """
         request = messages.act_batch_request(
             observations,
@@ -127,11 +146,20 @@ class Client(Connection):
             probabilities,
             values,
             session,
+            episode_starts,
+            carry_state,
+            state,
         )
         return messages.decode_decisions(self._call(self._stub.ActBatch, request, timeout_s))
 
     def stream(
-        self, *, policy: str = "", version: int = 0, alias: str = STABLE, session: str = ""
+        self,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        session: str = "",
+        carry_state: bool = False,
     ) -> ActStream:
         """Decisions that follow one another, over one call that stays open.
 
@@ -143,9 +171,11 @@ class Client(Connection):
         Args:
             policy, version, alias: as in `act`, of all decisions.
             session: likewise; "" for one of its own.
+            carry_state: have a recurrent policy's state travel to and fro, so that the stream goes
+                on where a replica is lost.
         """
         first = opening(policy, version, alias, session)
-        return ActStream(self._stub.ActStream, self._metadata, first)
+        return ActStream(self._stub.ActStream, self._metadata, first, carry_state)
 
     def report(
         self,

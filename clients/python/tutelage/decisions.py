@@ -28,6 +28,12 @@ class Decision:
     value: when asked for: the discounted sum of rewards that the policy expects from here.
     decision_id: of a tracked decision, for `report`; "" where it is not tracked, also for want
         of Redis.
+    state: what a recurrent policy has seen so far, where the caller carries it; opaque.
+    state_reset: whether a recurrent policy remembered nothing, though no episode was said to
+        start: it is the session's first decision, another version answers, or the service knows
+        nothing of it any more.
+    degraded: no model chose the action: it is the default that was named, or the service's own,
+        in place of an error. Then there is no version, and the log-probability means nothing.
     """
 
     action: int | Array
@@ -39,6 +45,9 @@ class Decision:
     parameters: npt.NDArray[np.float64] | None = None
     value: float | None = None
     decision_id: str = ""
+    state: bytes = b""
+    state_reset: bool = False
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class Decisions:
     probabilities: (n, actions) float64, when asked for; None in a Box.
     parameters: (n, …) float64 as in Decision, when probabilities are asked for.
     values: (n,) float64, when asked for.
+    state, state_reset: as in Decision, of all rows.
     """
 
     actions: Array
@@ -61,6 +71,8 @@ class Decisions:
     probabilities: npt.NDArray[np.float64] | None = None
     parameters: npt.NDArray[np.float64] | None = None
     values: npt.NDArray[np.float64] | None = None
+    state: bytes = b""
+    state_reset: bool = False
 
     def __len__(self) -> int:
         """Number of decisions."""

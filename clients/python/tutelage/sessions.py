@@ -19,13 +19,18 @@ class _Course:
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
-        self.previous = ""
+        self.previous, self.starts, self.state = "", True, b""
         self._last: Decision | None = None
 
     def decided(self, decision: Decision) -> Decision:
         """The next decision was made."""
         self._last, self.previous = decision, decision.decision_id
+        self.starts, self.state = False, decision.state
         return decision
+
+    def end(self) -> None:
+        """An episode is over."""
+        self.previous, self.starts = "", True
 
     def take(self, ended: bool) -> Decision:
         """The decision that an outcome is of, once."""
@@ -33,7 +38,7 @@ class _Course:
         if decision is None:
             raise InvalidInput("there is no decision whose outcome is not reported; act first")
         if ended:
-            self.previous = ""
+            self.end()
         return decision
 
 
@@ -50,16 +55,25 @@ class Session:
     Args:
         client: that asks and reports; several sessions may share one.
         policy, version, alias: as in `Client.act`, of all decisions.
+        carry_state: have a recurrent policy's state travel to and fro, in place of having the
+            service keep it.
     """
 
     def __init__(
-        self, client: Client, *, policy: str = "", version: int = 0, alias: str = STABLE
+        self,
+        client: Client,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        carry_state: bool = False,
     ) -> None:
+        self._carry_state = carry_state
         self._client, self._of, self._course = client, (policy, version, alias), _Course()
 
     def reset(self) -> None:
         """The next observation is the first of an episode, though no end was reported."""
-        self._course.previous = ""
+        self._course.end()
 
     def act(
         self,
@@ -91,6 +105,9 @@ class Session:
             track=True,
             previous=self._course.previous,
             session=self._course.name,
+            episode_start=self._course.starts,
+            carry_state=self._carry_state,
+            state=self._course.state,
             timeout_s=timeout_s,
         )
         return self._course.decided(decision)
@@ -134,13 +151,20 @@ class AsyncSession:
     """As `Session`, for asyncio; for one task."""
 
     def __init__(
-        self, client: AsyncClient, *, policy: str = "", version: int = 0, alias: str = STABLE
+        self,
+        client: AsyncClient,
+        *,
+        policy: str = "",
+        version: int = 0,
+        alias: str = STABLE,
+        carry_state: bool = False,
     ) -> None:
+        self._carry_state = carry_state
         self._client, self._of, self._course = client, (policy, version, alias), _Course()
 
     def reset(self) -> None:
         """As `Session.reset`."""
-        self._course.previous = ""
+        self._course.end()
 
     async def act(
         self,
@@ -168,6 +192,9 @@ class AsyncSession:
             track=True,
             previous=self._course.previous,
             session=self._course.name,
+            episode_start=self._course.starts,
+            carry_state=self._carry_state,
+            state=self._course.state,
             timeout_s=timeout_s,
         )
         return self._course.decided(decision)

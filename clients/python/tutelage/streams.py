@@ -38,9 +38,14 @@ class ActStream:
     """
 
     def __init__(
-        self, method: Callable[..., Any], metadata: Metadata, opening: pb.ActRequest
+        self,
+        method: Callable[..., Any],
+        metadata: Metadata,
+        opening: pb.ActRequest,
+        carry_state: bool = False,
     ) -> None:
         self._method, self._metadata, self._opening = method, metadata, opening
+        self._carry_state, self._state = carry_state, b""
         self._call: Any = None
         self._requests: Requests = SimpleQueue()
         self._alarm = Alarm(self._too_late)
@@ -59,6 +64,7 @@ class ActStream:
         value: bool = False,
         track: bool = False,
         previous: Decision | str = "",
+        episode_start: bool = False,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """Which action to take; arguments as in `Client.act`."""
@@ -73,14 +79,19 @@ class ActStream:
             value,
             track,
             previous,
+            episode_start,
+            self._carry_state,
+            self._state,
         )
         due = time.monotonic() + timeout_s
         self._is_late = False
         self._alarm.set(due)
         try:
-            return messages.decode_decision(self._reply(request, due))
+            decision = messages.decode_decision(self._reply(request, due))
         finally:
             self._alarm.clear()
+        self._state = decision.state
+        return decision
 
     def close(self) -> None:
         """End the call."""
@@ -137,9 +148,14 @@ class AsyncActStream:
     """As `ActStream`, for asyncio; for one task."""
 
     def __init__(
-        self, method: Callable[..., Any], metadata: Metadata, opening: pb.ActRequest
+        self,
+        method: Callable[..., Any],
+        metadata: Metadata,
+        opening: pb.ActRequest,
+        carry_state: bool = False,
     ) -> None:
         self._method, self._metadata, self._opening = method, metadata, opening
+        self._carry_state, self._state = carry_state, b""
         self._call: Any = None
 
     async def act(
@@ -155,6 +171,7 @@ class AsyncActStream:
         value: bool = False,
         track: bool = False,
         previous: Decision | str = "",
+        episode_start: bool = False,
         timeout_s: float = ACT_S,
     ) -> Decision:
         """As `ActStream.act`."""
@@ -169,14 +186,19 @@ class AsyncActStream:
             value,
             track,
             previous,
+            episode_start,
+            self._carry_state,
+            self._state,
         )
         try:
             async with asyncio.timeout(timeout_s):
                 due = time.monotonic() + timeout_s
-                return messages.decode_decision(await self._reply(request, due))
+                decision = messages.decode_decision(await self._reply(request, due))
         except TimeoutError:
             self._call.cancel()
             raise DeadlineExceeded(LATE) from None
+        self._state = decision.state
+        return decision
 
     async def close(self) -> None:
         """End the call."""
@@ -241,6 +263,9 @@ def _request(
     value: bool,
     track: bool,
     previous: Decision | str,
+    episode_start: bool,
+    carry_state: bool,
+    state: bytes,
 ) -> pb.ActRequest:
     return messages.act_request(
         observation,
@@ -257,6 +282,9 @@ def _request(
         track,
         previous,
         "",
+        episode_start,
+        carry_state,
+        state,
     )
 
 

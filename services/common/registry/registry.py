@@ -135,18 +135,21 @@ class PolicyRegistry:
         except ValidationError as error:
             raise DataCorrupted(f"{policy}/{version}/{MANIFEST} is damaged: {error}") from None
 
-    def load(self, policy: str, version: int) -> PublishedVersion:
+    def load(self, policy: str, version: int, *, most_bytes: int | None = None) -> PublishedVersion:
         """A version's manifest and model.
 
         Raises:
             NotFound: when the version is not published.
-            ModelRejected: when the model's bytes are not those that were published.
+            ModelRejected: when the model's bytes are not those that were published, or too many.
         """
         manifest = self.manifest(policy, version)
+        end = None if most_bytes is None else most_bytes + 1
         try:
-            model = self._store.read(f"{policy}/{version}/{MODEL}")
+            model = self._store.read(f"{policy}/{version}/{MODEL}", end)
         except NotFound:
             raise ModelRejected(f"{policy}/{version}/{MODEL} is missing") from None
+        if end is not None and len(model) == end:
+            raise ModelRejected(f"{policy}/{version}/{MODEL} has more than {most_bytes} bytes")
         digest = _sha256(model)
         if digest != manifest.sha256:
             raise ModelRejected(

@@ -33,14 +33,14 @@ class FolderStore:
         self._marker = marker
         self.url = url
 
-    def read(self, path: str) -> bytes:
-        """Content of a file.
+    def read(self, path: str, end: int | None = None) -> bytes:
+        """Content of a file, of its first bytes only up to `end`.
 
         Raises:
             NotFound: when there is none.
         """
         try:
-            content: bytes = self._fs.cat_file(self._at(path))
+            content: bytes = self._fs.cat_file(self._at(path), end=end)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise NotFound(f"no file {path} in {self.url}") from None
         return content

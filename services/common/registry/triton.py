@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from services.common.spec import ObservationSpace, PolicySpec
+from services.common.spec import ObservationSpace, PolicySpec, StatePart
 
+PLATFORM = "onnxruntime_onnx"
 _TYPES = {
     "float32": "TYPE_FP32",
     "float64": "TYPE_FP64",
@@ -18,7 +19,8 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
 
     Follows the ONNX signature of the platform: `observation` in, or `observation.<part>` for each
     part of a Dict, and `action_mask` where the policy takes one; the distribution's parameters
-    and the greedy `action` out; the first axis is the batch.
+    and the greedy `action` out; the first axis is the batch. A recurrent policy is asked for
+    sequences, of which Triton keeps the state.
     """
     inputs = ",\n".join(_input(*named) for named in spec.observation.inputs.items())
     if spec.masked:
@@ -27,25 +29,41 @@ def model_configuration(policy: str, spec: PolicySpec) -> str:
         f'  {{ name: "{name}", data_type: TYPE_FP32, dims: [ {length} ] }},\n'
         for name, length in spec.outputs.items()
     )
+    if spec.valued:
+        outputs += f'  {{ name: "value", data_type: TYPE_FP32, {_dims(())} }},\n'
     return f"""name: "{policy}"
-platform: "onnxruntime_onnx"
+platform: "{PLATFORM}"
 max_batch_size: 1024
 input [
 {inputs}
 ]
 output [
-{outputs}  {{ name: "action", data_type: {_TYPES[spec.action.dtype]}, {_action_dims(spec)} }}
+{outputs}  {{ name: "action", data_type: {_TYPES[spec.action.dtype]}, {_dims(spec.action.shape)} }}
 ]
 version_policy: {{ all: {{ }} }}
-"""
+{_sequences(spec)}"""
 
 
 def _input(name: str, space: ObservationSpace) -> str:
-    dims = ", ".join(str(length) for length in space.shape)
-    return f'  {{ name: "{name}", data_type: {_TYPES[space.dtype]}, dims: [ {dims} ] }}'
+    return f'  {{ name: "{name}", data_type: {_TYPES[space.dtype]}, {_dims(space.shape)} }}'
 
 
-def _action_dims(spec: PolicySpec) -> str:
-    if not spec.action.shape:  # Triton has no scalars
+def _sequences(spec: PolicySpec) -> str:
+    if not spec.state:
+        return ""
+    parts = ",\n".join(map(_state, spec.state))
+    return f"sequence_batching {{\n  state [\n{parts}\n  ]\n}}\n"
+
+
+def _state(part: StatePart) -> str:
+    is_like = f"data_type: TYPE_FP32, {_dims(part.shape)}"
+    return (
+        f'    {{ input_name: "{part.input}", output_name: "{part.output}", {is_like},\n'
+        f'      initial_state: {{ {is_like}, zero_data: true, name: "zero" }} }}'
+    )
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    if not shape:  # Triton has no scalars
         return "dims: [ 1 ], reshape: { shape: [ ] }"
-    return f"dims: [ {', '.join(str(length) for length in spec.action.shape)} ]"
+    return f"dims: [ {', '.join(str(length) for length in shape)} ]"

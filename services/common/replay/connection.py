@@ -83,6 +83,25 @@ def connect(url: str, timeout_s: float | None = None) -> Client:
         raise InvalidConfig(f"TUTELAGE_REDIS_URL {redacted(url)!r}: {error}") from None
 
 
+def connect_ahead(client: Client, connections: int) -> None:
+    """Have so many connections of one server ready, so that first use does not wait for them: each
+    takes five trips or so. A cluster's are made where `connect` asks it who has what.
+
+    Raises:
+        ReplayUnavailable: when it does not answer.
+    """
+    if isinstance(client, redis.RedisCluster):
+        return
+    pool, made = client.connection_pool, list[Any]()
+    with explained("connecting"):
+        try:
+            for _ in range(connections):
+                made.append(pool.get_connection())
+        finally:
+            for connection in made:
+                pool.release(connection)
+
+
 def _connect_cluster(url: str, options: dict[str, Any]) -> redis.RedisCluster:
     scheme, _, rest = url.partition(CLUSTER)
     place, slash, path = rest.partition("/")

@@ -20,6 +20,7 @@ import numpy as np
 
 from services.common.durable import explain_full_disk
 from services.common.errors import DataCorrupted, InvalidInput, NotFound, PreconditionFailed
+from services.common.parquet import column, column_type, pyarrow
 from services.common.replay.producer import ReplayProducer
 from services.common.replay.schema import CLOSING, STEP, ReplaySchema, Rows
 from services.common.replay.store import ReplayStore
@@ -27,6 +28,7 @@ from services.common.replay.stretches import cut, read_rows, stretches
 from services.common.replay.wellformed import first_fault
 
 METADATA = b"tutelage.replay"
+EXTRA = "datasets"
 GROUP_BYTES = 16 << 20
 CHUNK_BYTES = 4 << 20
 MOST_STEPS = 1024
@@ -48,10 +50,10 @@ def export_parquet(store: ReplayStore, path: Path) -> Counts:
         StorageFull: when the disk is full.
         PreconditionFailed: without pyarrow, or when the file cannot be written.
     """
-    pa, pq = _pyarrow()
+    pa, pq = pyarrow(EXTRA)
     schema = store.schema
     columns = pa.schema(
-        [pa.field(name, _type(pa, schema, name)) for name in schema.dtype.names or ()],
+        [pa.field(n, column_type(pa, schema.dtype[n])) for n in schema.dtype.names or ()],
         metadata={METADATA: schema.to_json()},
     )
     count = steps = 0
@@ -90,7 +92,7 @@ def stored_schema(path: Path) -> tuple[ReplaySchema, int]:
         InvalidInput: when it is no such file.
         PreconditionFailed: without pyarrow.
     """
-    pa, pq = _pyarrow()
+    pa, pq = pyarrow(EXTRA)
     if not path.exists():
         raise NotFound(f"there is no file {path}")
     try:
@@ -172,7 +174,7 @@ def _groups(schema: ReplaySchema, parts: Iterable[Rows]) -> Iterator[Rows]:
 
 def _read(path: Path, schema: ReplaySchema) -> Iterator[Rows]:
     """The stretches in a file."""
-    _, pq = _pyarrow()
+    _, pq = pyarrow(EXTRA)
     rest, before = schema.empty(0), 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=max(1, GROUP_BYTES // schema.row_bytes)):
@@ -194,47 +196,24 @@ def _check(path: Path, schema: ReplaySchema, rows: Rows, before: int) -> None:
         raise DataCorrupted(f"{path}: row {before + fault.position} {fault.reason}")
 
 
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise PreconditionFailed(
-            "Parquet files need pyarrow: pip install 'tutelage-platform[datasets]'"
-        ) from None
-    return pyarrow, pyarrow.parquet
-
-
-def _type(pa: Any, schema: ReplaySchema, name: str) -> Any:
-    column = schema.dtype[name]
-    element = pa.from_numpy_dtype(column.base)
-    return pa.list_(element, prod(column.shape)) if column.shape else element
-
-
 def _table(pa: Any, columns: Any, rows: Rows) -> Any:
-    arrays = []
-    for field in columns:
-        values = np.ascontiguousarray(rows[field.name])
-        flat = pa.array(values.reshape(-1))
-        if values.ndim > 1:
-            flat = pa.FixedSizeListArray.from_arrays(flat, type=field.type)
-        arrays.append(flat)
+    arrays = [column(pa, field.type, rows[field.name]) for field in columns]
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
 def _rows(path: Path, schema: ReplaySchema, batch: Any) -> Rows:
     rows = schema.empty(batch.num_rows)
     for name in schema.dtype.names or ():
-        column = schema.dtype[name]
+        row = schema.dtype[name]
         if name not in batch.schema.names:
             raise DataCorrupted(f"{path} has no column {name!r}, which its schema says it has")
         values = batch.column(name)
-        if column.shape:
+        if row.shape:
             values = values.flatten()
         if values.null_count:
             raise DataCorrupted(f"{path}: column {name!r} has empty cells")
         flat = values.to_numpy(zero_copy_only=False)
-        if len(flat) != len(rows) * prod(column.shape):
-            raise DataCorrupted(f"{path}: column {name!r} is not of shape {column.shape}")
-        rows[name] = flat.reshape(len(rows), *column.shape)
+        if len(flat) != len(rows) * prod(row.shape):
+            raise DataCorrupted(f"{path}: column {name!r} is not of shape {row.shape}")
+        rows[name] = flat.reshape(len(rows), *row.shape)
     return rows

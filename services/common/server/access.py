@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -76,6 +76,11 @@ class Access:
             return PermissionDenied(f"{_name(call)} needs role {role}, the token has {held}")
         return None
 
+    def roles(self, call: Call) -> frozenset[str]:
+        """Of the token that a caller shows; none where there is none, or it is not known."""
+        shown = _shown(call) if self.tokens else None
+        return (shown and self._roles(hashlib.sha256(shown).digest())) or frozenset()
+
     def _roles(self, digest: bytes) -> frozenset[str] | None:
         found = None
         for token in self.tokens:  # all of them, so that time does not tell which it was
@@ -126,16 +131,14 @@ def _token(line: str, where: str) -> Token:
     return Token(hashlib.sha256(shown.encode()).digest(), roles)
 
 
-def guarded(table: MethodTable, roles: Mapping[str, Role], access: Access) -> MethodTable:
-    """The same methods, each for those who have the role it is listed with."""
-    return MethodTable(
-        table.name,
-        {name: _guard(method, roles[name], access) for name, method in table.methods.items()},
-    )
+def guarded(table: MethodTable, roles: Mapping[str, Role | None], access: Access) -> MethodTable:
+    """The same methods, each for those who have the role it is listed with; None: everyone."""
+    methods = {name: _guard(method, roles[name], access) for name, method in table.methods.items()}
+    return replace(table, methods=methods)
 
 
-def _guard(method: Method, role: Role, access: Access) -> Method:
-    if not access.tokens and (access.admin_is_open or role != ADMIN):
+def _guard(method: Method, role: Role | None, access: Access) -> Method:
+    if role is None or (not access.tokens and (access.admin_is_open or role != ADMIN)):
         return method  # and nobody pays for asking
     match method:
         case BatchMethod(handle):

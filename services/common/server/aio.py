@@ -45,6 +45,11 @@ class AioCall(AwaitedCall):
         return tuple(self._context.invocation_metadata() or ())
 
     @property
+    def peer(self) -> str:
+        """As in `Call`."""
+        return str(self._context.peer() or "")
+
+    @property
     def deadline(self) -> float:
         """As in `Call`."""
         left = self._context.time_remaining()

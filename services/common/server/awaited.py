@@ -32,6 +32,11 @@ class AwaitedCall(ABC):
 
     @property
     @abstractmethod
+    def peer(self) -> str:
+        """As in `Call`."""
+
+    @property
+    @abstractmethod
     def deadline(self) -> float:
         """As in `Call`."""
 

@@ -61,6 +61,7 @@ class ServerOptions:
     max_waiting_calls, max_waiting_bytes: what may wait in the native transport before calls are
         answered RESOURCE_EXHAUSTED.
     tls: None: none.
+    share_port: whether other servers may listen on the same port, each on connections of its own.
     """
 
     address: str
@@ -72,12 +73,13 @@ class ServerOptions:
     max_waiting_calls: int = 4096
     max_waiting_bytes: int = 256 * MIB
     tls: Tls | None = None
+    share_port: bool = False
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """These options as gRPC has them."""
         arguments = [
-            # Two servers on one port would share its calls in silence.
-            ("grpc.so_reuseport", 0),
+            # Two servers on one port would share its calls in silence, unless they mean to.
+            ("grpc.so_reuseport", int(self.share_port)),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", 16 * 1024),
@@ -167,7 +169,8 @@ class NativeServer:
 
         self._options = options
         self._health, self._tables = _beside(services)
-        _check_port(options.address)
+        if not options.share_port:
+            check_port(options.address)
         tls = options.tls
         try:
             self._transport = NativeTransport(
@@ -181,7 +184,7 @@ class NativeServer:
                 client_authority=tls.client_authority if tls else b"",
             )
         except RuntimeError:
-            raise _cannot_listen(options.address) from None
+            raise cannot_listen(options.address) from None
         self.port = self._transport.port
 
     async def start(self) -> None:
@@ -226,7 +229,8 @@ def _beside(services: Sequence[Service | MethodTable]) -> tuple[Health, list[Met
     names = [service.name for service in services]
     health = Health(names)
     own = [service for service in services if isinstance(service, MethodTable)]
-    return health, [*own, health.table, *reflection_tables([*names, health.table.name])]
+    files = {table.name: table.file for table in own if table.file is not None}
+    return health, [*own, health.table, *reflection_tables([*names, health.table.name], files)]
 
 
 async def _ending_streams(tables: Sequence[MethodTable], stop: Awaitable[None]) -> None:
@@ -242,7 +246,8 @@ async def _ending_streams(tables: Sequence[MethodTable], stop: Awaitable[None]) 
 
 def _bind(server: grpc.aio.Server, options: ServerOptions) -> int:
     address, tls = options.address, options.tls
-    _check_port(address)
+    if not options.share_port:
+        check_port(address)
     port = 0
     with contextlib.suppress(RuntimeError):
         if tls is None:
@@ -250,18 +255,23 @@ def _bind(server: grpc.aio.Server, options: ServerOptions) -> int:
         else:
             port = server.add_secure_port(address, tls.credentials())
     if not port:
-        raise _cannot_listen(address)
+        raise cannot_listen(address)
     return port
 
 
-def _check_port(address: str) -> None:
-    # Asked first, as gRPC would add a log line of its own to the one clear line.
+def check_port(address: str) -> None:
+    """Refuse an address that is taken; asked first, as gRPC would add log lines of its own.
+
+    Raises:
+        ResourceExhausted: when it is.
+    """
     host, _, wanted = address.rpartition(":")
     if wanted != "0" and not port_is_free(int(wanted), host.strip("[]")):
-        raise _cannot_listen(address)
+        raise cannot_listen(address)
 
 
-def _cannot_listen(address: str) -> ResourceExhausted:
+def cannot_listen(address: str) -> ResourceExhausted:
+    """What is said where an address cannot be had."""
     return ResourceExhausted(
         f"cannot listen on {address}: the port is taken or the address is not this machine's"
     )
@@ -272,11 +282,13 @@ async def run_service(
     options: ServerOptions,
     *,
     until_ready: Callable[[], Any] | None = None,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Args:
         until_ready: awaited after the port is open and before health says SERVING.
+        on_stop: called before draining.
 
     Raises:
         ResourceExhausted: when the port is taken.
@@ -294,6 +306,7 @@ async def run_service(
     transport = "aio" if isinstance(server, GrpcServer) else "native"
     log.info("listening", address=options.address, port=server.port, transport=transport)
     await stopped.wait()
+    on_stop()
     log.info("draining", grace_s=options.grace_s)
     await server.stop()
     log.info("stopped")

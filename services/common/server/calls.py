@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
 
 from services.common.errors import InvalidInput
@@ -33,6 +34,10 @@ class Call(Protocol):
     def metadata(self) -> Metadata:
         """What the caller sent beside the message: keys in lower case, bytes where they end
         in "-bin"."""
+
+    @property
+    def peer(self) -> str:
+        """The caller's address; empty once the call is over."""
 
     @property
     def content(self) -> bytes:
@@ -92,10 +97,14 @@ Method = BatchMethod | UnaryMethod | StreamMethod
 
 @dataclass(frozen=True, slots=True)
 class MethodTable:
-    """One gRPC service as handlers: its full name, and its methods by their short names."""
+    """One gRPC service as handlers: its full name, and its methods by their short names.
+
+    file: what reflection tells of it, if not what the process's own descriptors say.
+    """
 
     name: str
     methods: Mapping[str, Method]
+    file: FileDescriptorProto | None = None
 
 
 def parse(kind: type[M], call: Call) -> M:

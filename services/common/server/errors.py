@@ -53,10 +53,16 @@ LATENCY = Histogram(
 
 def status_of(error: errors.TutelageError) -> status_pb2.Status:
     """A google.rpc.Status with the error's message, and its class as ErrorInfo.reason."""
-    code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN))
-    return status_pb2.Status(code=code, message=_shortened(str(error)), details=[detail])
+    message = _shortened(str(error))
+    return status_pb2.Status(code=code_of(error), message=message, details=[detail])
+
+
+def code_of(error: Exception) -> int:
+    """The code of google.rpc that a call ends with."""
+    codes = (STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return next(codes, code_pb2.INTERNAL)
 
 
 def _shortened(message: str) -> str:

@@ -144,9 +144,11 @@ class NativeTransport:
             assert not isinstance(method, BatchMethod)
             async for content in method.handle(opened.requests(), call):
                 await opened.write(content)
+            await opened.written.wait()
             call.finish(0, "", b"")
             self._outcomes[call.method].count(0)
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
+            await opened.written.wait()
             self._finish(call.method, [call], [error])
 
 
@@ -175,7 +177,8 @@ class _OpenCall:
     def __init__(self, call: transport.Call) -> None:
         self.call = call
         self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.written = asyncio.Event()
+        self.written = asyncio.Event()  # whether no message is on its way
+        self.written.set()
         self._task: asyncio.Task[None] | None = None
 
     def run(self, answer: Coroutine[Any, Any, None]) -> None:
@@ -195,10 +198,10 @@ class _OpenCall:
             yield content
 
     async def write(self, content: bytes) -> None:
-        """Send a message, and wait for a slow reader to make room for the next."""
+        """Send a message once a slow reader has made room for it: the one before is written."""
+        await self.written.wait()
         self.written.clear()
         self.call.write(content)
-        await self.written.wait()
 
 
 def _encoded(error: Exception, path: str) -> Status:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
@@ -14,9 +18,18 @@ from services.common.server.calls import Call, MethodTable, StreamMethod
 NAMES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
 
-def reflection_tables(services: Sequence[str]) -> list[MethodTable]:
-    """Tables that describe services of these names."""
-    servicer: Any = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
+def reflection_tables(
+    services: Sequence[str], files: Mapping[str, FileDescriptorProto]
+) -> list[MethodTable]:
+    """Tables that describe services of these names.
+
+    Args:
+        files: which describe services that are not to be looked up among the process's own
+            descriptors.
+    """
+    names = [*services, reflection.SERVICE_NAME]
+    pool = _pool(set(names) - files.keys(), files.values())
+    servicer: Any = reflection.aio.ReflectionServicer(names, pool=pool)
 
     async def describe(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         async def parsed() -> AsyncIterator[ServerReflectionRequest]:
@@ -27,3 +40,23 @@ def reflection_tables(services: Sequence[str]) -> list[MethodTable]:
             yield reply.SerializeToString()
 
     return [MethodTable(name, {"ServerReflectionInfo": StreamMethod(describe)}) for name in NAMES]
+
+
+def _pool(
+    names: Iterable[str], files: Iterable[FileDescriptorProto]
+) -> descriptor_pool.DescriptorPool:
+    """Descriptors of services, apart from the process's own: a file may say something else there,
+    such as another library's copy of one protocol."""
+    known, pool = descriptor_pool.Default(), descriptor_pool.DescriptorPool()
+    for name in names:
+        with contextlib.suppress(KeyError):  # it answers, though nothing tells how
+            _copy(known.FindFileContainingSymbol(name), pool)
+    for file in files:
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+def _copy(file: FileDescriptor, pool: descriptor_pool.DescriptorPool) -> None:
+    for dependency in file.dependencies:
+        _copy(dependency, pool)
+    pool.AddSerializedFile(file.serialized_pb)

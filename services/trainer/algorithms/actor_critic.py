@@ -45,7 +45,12 @@ class RolloutBatch:
 
 
 class ActorCriticLearner(ABC):
-    """An actor and a critic, improved on one rollout at a time."""
+    """An actor and a critic, improved on one rollout at a time.
+
+    value_scale: what the rewards it learns from were divided by.
+    """
+
+    value_scale = 1.0
 
     def __init__(
         self,
@@ -68,8 +73,11 @@ class ActorCriticLearner(ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The policy alone, which is judged and exported."""
-        return self.actor_critic.policy()
+        """The policy alone, which is judged and exported; with its values, if its spec says so."""
+        network = self.actor_critic
+        if isinstance(network, ActorCritic) and network.spec.valued:
+            return network.valued_policy(self.value_scale)
+        return network.policy()
 
     @abstractmethod
     def update(self, batch: RolloutBatch, generator: np.random.Generator) -> dict[str, float]:

@@ -222,6 +222,7 @@ def _train_on_policy(
 ) -> bool:
     kind = policy_gradient_distribution(environments.action_space_of(config.environment))
     spec = environments.spec_of(config.environment, kind)
+    spec = spec.model_copy(update={"valued": True})
     network = ActorCritic(spec, config.network, config.rates.initial_log_std)
     learner: ActorCriticLearner
     if isinstance(config, PPORun):

@@ -80,6 +80,7 @@ class OnPolicyRun(TrainingLoop):
         """See TrainingLoop."""
         if self._scaler is not None:
             self._scaler.restore(state["rewards"])
+            self._learner.value_scale = float(self._scaler.deviation)
 
     def under_way(self) -> Arrays:
         """See TrainingLoop."""
@@ -143,6 +144,7 @@ class OnPolicyRun(TrainingLoop):
         rewards = rollout.reward if self._shaping is None else self._shaping.rewards(rollout)
         if self._scaler is not None:
             rewards = self._scaler.scale(rewards, ended, live)
+            self._learner.value_scale = float(self._scaler.deviation)
         advantages = generalised_advantages(
             rewards,
             values[:-1],

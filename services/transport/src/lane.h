@@ -35,7 +35,8 @@ class Lane {
       if (!alone && (items_.size() >= most_items_ || bytes_ + bytes > most_bytes_)) {
         return Pushed::kRefused;
       }
-      if (may_lead && alone && !at_work_) {
+      // Where items came in company a moment ago, this one is worth waiting with for others.
+      if (may_lead && alone && !at_work_ && last_taken_ == 1) {
         at_work_ = true;
         return Pushed::kLeads;
       }
@@ -73,7 +74,8 @@ class Lane {
     filled_.wait(lock, [this] { return !at_work_ && (closed_ || !items_.empty()); });
     taking_ = at_work_ = !items_.empty();
     std::vector<Item> taken;
-    taken.reserve(std::min(most, items_.size()));
+    last_taken_ = std::min(most, items_.size());
+    taken.reserve(last_taken_);
     while (!items_.empty() && taken.size() < most) {
       taken.push_back(std::move(items_.front().first));
       bytes_ -= items_.front().second;
@@ -97,6 +99,7 @@ class Lane {
   std::condition_variable filled_;
   std::deque<std::pair<Item, std::size_t>> items_;
   std::size_t bytes_ = 0;
+  std::size_t last_taken_ = 1;  // at once
   bool closed_ = false;
   // Somebody handles items, one thread at a time; and that is the one that takes. So it is until
   // it takes for the first time: before that, nobody is ready for items.

@@ -177,6 +177,10 @@ class ActRequest(_message.Message):
     TRACK_FIELD_NUMBER: _builtins.int
     PREVIOUS_DECISION_ID_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    EPISODE_START_FIELD_NUMBER: _builtins.int
+    CARRY_STATE_FIELD_NUMBER: _builtins.int
+    RECURRENT_STATE_FIELD_NUMBER: _builtins.int
+    DEFAULT_ACTION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Name of the policy, such as "cartpole". May be left empty where the server
     holds exactly one policy.
@@ -202,8 +206,8 @@ class ActRequest(_message.Message):
     even draw, in [0, 1].
     """
     include_value: _builtins.bool
-    """Whether to return `value`. INVALID_ARGUMENT where the policy gives no action
-    values. Default: false.
+    """Whether to return `value`. INVALID_ARGUMENT where the policy gives no action values, and has
+    no critic's value either: see PolicySpec. Default: false.
     """
     track: _builtins.bool
     """Whether to keep the decision in Redis for ReportOutcome, and return its `decision_id`; this
@@ -220,6 +224,25 @@ class ActRequest(_message.Message):
     """Names who acts, such as a robot or a user. Where a canary answers a share of the calls, all
     calls of a session that follow `stable` are answered by the same version while the share does
     not change, on any replica. Default: none; each call is one of its own.
+    What a recurrent policy has seen of a session is kept by the replica that was asked, for some
+    time, unless `carry_state`. Calls of one session are answered one after another in the order
+    in which they arrive (that of a stream's messages; of calls under way at once gRPC promises
+    none), each with what the one before left, also where nobody waits for it any more.
+    """
+    episode_start: _builtins.bool
+    """Of a recurrent policy: this is the first observation of an episode, so that nothing is
+    remembered. Policies that remember nothing do not read this, nor what follows.
+    """
+    carry_state: _builtins.bool
+    """Of a recurrent policy: the reply's `recurrent_state`, and with it the next request's, carry what
+    it has seen, and the replica keeps nothing: any replica can be asked next, and a request that
+    is repeated is answered alike. INVALID_ARGUMENT: neither this nor a session is given.
+    """
+    recurrent_state: _builtins.bytes
+    """As the reply to the observation before had it; with it, `carry_state` goes without saying. One
+    of another version of the policy does not count: see `state_reset`. Default: none, as at the
+    start of an episode. INVALID_ARGUMENT: it is one of another policy, of other many rows, or
+    damaged.
     """
     @_builtins.property
     def observation(self) -> _array_pb2.Array:
@@ -236,6 +259,15 @@ class ActRequest(_message.Message):
     def observation_parts(self) -> _containers.MessageMap[_builtins.str, _array_pb2.Array]:
         """In place of `observation` where the policy observes a Dict: each part by its name, of the
         shape and element type of that part (see ObservationSpace).
+        """
+
+    @_builtins.property
+    def default_action(self) -> Global___Action:
+        """The action to answer with in place of an error that is not the request's fault: the queue is
+        full, the version cannot be loaded, the model fails on the observation. The reply is flagged
+        `degraded`. A MultiDiscrete or Box action is given as `values`. INVALID_ARGUMENT where it is
+        none of the policy's actions, or the mask forbids it. Default: the server's own for this
+        policy; where there is none either, the error.
         """
 
     def __init__(
@@ -256,10 +288,14 @@ class ActRequest(_message.Message):
         track: _builtins.bool = ...,
         previous_decision_id: _builtins.str = ...,
         session: _builtins.str = ...,
+        episode_start: _builtins.bool = ...,
+        carry_state: _builtins.bool = ...,
+        recurrent_state: _builtins.bytes = ...,
+        default_action: Global___Action | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "epsilon", b"epsilon", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "default_action", b"default_action", "epsilon", b"epsilon", "observation", b"observation", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_value", b"include_value", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "previous_decision_id", b"previous_decision_id", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "track", b"track", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_mask", b"action_mask", "alias", b"alias", "carry_state", b"carry_state", "default_action", b"default_action", "episode_start", b"episode_start", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_value", b"include_value", "observation", b"observation", "observation_parts", b"observation_parts", "policy", b"policy", "previous_decision_id", b"previous_decision_id", "recurrent_state", b"recurrent_state", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "track", b"track", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
@@ -321,6 +357,9 @@ class ActResponse(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     DECISION_ID_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    RECURRENT_STATE_FIELD_NUMBER: _builtins.int
+    STATE_RESET_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version that chose it."""
     digest: _builtins.str
@@ -340,9 +379,23 @@ class ActResponse(_message.Message):
     not tracked, or where Redis did not answer in time: then no outcome can be reported.
     """
     value: _builtins.float
-    """When asked for: what the policy expects to come of this observation, the greatest of its
-    action values that is allowed: a discounted sum of rewards, in units of the run's
-    reward_scale.
+    """When asked for: what the policy expects to come of this observation, a discounted sum of
+    rewards. Of action values the greatest that is allowed, in units of the run's reward_scale; of
+    an actor with a critic (`valued` in PolicySpec) what that says, in the environment's own.
+    """
+    recurrent_state: _builtins.bytes
+    """Of a recurrent policy, where the caller carries it: what it has seen so far, for the next
+    request. Opaque, and good for this version alone.
+    """
+    state_reset: _builtins.bool
+    """Of a recurrent policy: nothing was remembered, though the request did not say that an episode
+    starts. So it is with a session's first decision; with one that another version has come to
+    answer; and where the replica knows nothing of it, for it has restarted, or the session was
+    idle for too long, or there were too many.
+    """
+    degraded: _builtins.bool
+    """Whether no model chose the action: it is the safe default, in place of an error. Then there
+    is no version, and the log-probability means nothing.
     """
     @_builtins.property
     def action(self) -> Global___Action:
@@ -373,10 +426,13 @@ class ActResponse(_message.Message):
         parameters: _abc.Iterable[_builtins.float] | None = ...,
         decision_id: _builtins.str = ...,
         value: _builtins.float | None = ...,
+        recurrent_state: _builtins.bytes = ...,
+        state_reset: _builtins.bool = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "decision_id", b"decision_id", "digest", b"digest", "log_probability", b"log_probability", "parameters", b"parameters", "probabilities", b"probabilities", "seed", b"seed", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "decision_id", b"decision_id", "degraded", b"degraded", "digest", b"digest", "log_probability", b"log_probability", "parameters", b"parameters", "probabilities", b"probabilities", "recurrent_state", b"recurrent_state", "seed", b"seed", "state_reset", b"state_reset", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
@@ -523,6 +579,9 @@ class ActBatchRequest(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     INCLUDE_VALUES_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    EPISODE_STARTS_FIELD_NUMBER: _builtins.int
+    CARRY_STATE_FIELD_NUMBER: _builtins.int
+    RECURRENT_STATE_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """As in ActRequest."""
     version: _builtins.int
@@ -544,7 +603,13 @@ class ActBatchRequest(_message.Message):
     include_values: _builtins.bool
     """Whether to return `values`; as in ActRequest. Decisions of a batch are not tracked."""
     session: _builtins.str
-    """As in ActRequest."""
+    """As in ActRequest; but of a recurrent policy, whose state is carried, the rows are nobody's."""
+    carry_state: _builtins.bool
+    """As in ActRequest. INVALID_ARGUMENT when a recurrent policy is asked with neither this nor
+    `recurrent_state`: of the rows of a batch nothing is kept.
+    """
+    recurrent_state: _builtins.bytes
+    """As in ActRequest, of all rows."""
     @_builtins.property
     def observations(self) -> _array_pb2.Array:
         """Observations with a leading batch axis: shape [n, ...observation shape], n ≥ 1."""
@@ -556,6 +621,10 @@ class ActBatchRequest(_message.Message):
     @_builtins.property
     def observation_parts(self) -> _containers.MessageMap[_builtins.str, _array_pb2.Array]:
         """As in ActRequest, each part with the leading batch axis."""
+
+    @_builtins.property
+    def episode_starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Of a recurrent policy, one flag a row: as in ActRequest. Default: none starts."""
 
     def __init__(
         self,
@@ -573,10 +642,13 @@ class ActBatchRequest(_message.Message):
         epsilon: _builtins.float | None = ...,
         include_values: _builtins.bool = ...,
         session: _builtins.str = ...,
+        episode_starts: _abc.Iterable[_builtins.bool] | None = ...,
+        carry_state: _builtins.bool = ...,
+        recurrent_state: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "epsilon", b"epsilon", "observations", b"observations", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_values", b"include_values", "observation_parts", b"observation_parts", "observations", b"observations", "policy", b"policy", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_seed", b"_seed", "_temperature", b"_temperature", "action_masks", b"action_masks", "alias", b"alias", "carry_state", b"carry_state", "episode_starts", b"episode_starts", "epsilon", b"epsilon", "include_probabilities", b"include_probabilities", "include_values", b"include_values", "observation_parts", b"observation_parts", "observations", b"observations", "policy", b"policy", "recurrent_state", b"recurrent_state", "seed", b"seed", "selection", b"selection", "session", b"session", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
@@ -608,10 +680,16 @@ class ActBatchResponse(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ELEMENTS_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    RECURRENT_STATE_FIELD_NUMBER: _builtins.int
+    STATE_RESET_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version that chose them all."""
     digest: _builtins.str
     """SHA-256 of that version's model.onnx, in lower-case hex."""
+    recurrent_state: _builtins.bytes
+    """As in ActResponse, of all rows."""
+    state_reset: _builtins.bool
+    """As in ActResponse, of all rows whose episodes do not start."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Discrete action of each row, in [0, n_actions). Empty for the other kinds."""
@@ -658,10 +736,12 @@ class ActBatchResponse(_message.Message):
         parameters: _abc.Iterable[_builtins.float] | None = ...,
         elements: _array_pb2.Array | None = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
+        recurrent_state: _builtins.bytes = ...,
+        state_reset: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "elements", b"elements", "log_probabilities", b"log_probabilities", "parameters", b"parameters", "probabilities", b"probabilities", "seeds", b"seeds", "values", b"values", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "digest", b"digest", "elements", b"elements", "log_probabilities", b"log_probabilities", "parameters", b"parameters", "probabilities", b"probabilities", "recurrent_state", b"recurrent_state", "seeds", b"seeds", "state_reset", b"state_reset", "values", b"values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -802,6 +882,8 @@ class PolicySpec(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     MASKED_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_KWARGS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    VALUED_FIELD_NUMBER: _builtins.int
     distribution: Global___Distribution.ValueType
     """Meaning of the policy's output."""
     environment: _builtins.str
@@ -812,6 +894,8 @@ class PolicySpec(_message.Message):
     """
     environment_kwargs: _builtins.str
     """Arguments with which that environment is made, a JSON object; empty where there are none."""
+    valued: _builtins.bool
+    """Whether the model has a critic's value beside the distribution: then Act can give `value`."""
     @_builtins.property
     def observation(self) -> Global___ObservationSpace:
         """The observation space."""
@@ -819,6 +903,10 @@ class PolicySpec(_message.Message):
     @_builtins.property
     def action(self) -> Global___ActionSpace:
         """The action space."""
+
+    @_builtins.property
+    def state(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatePart]:
+        """What a recurrent policy's network hands from one step to the next; empty: it remembers nothing."""
 
     def __init__(
         self,
@@ -829,14 +917,48 @@ class PolicySpec(_message.Message):
         environment: _builtins.str = ...,
         masked: _builtins.bool = ...,
         environment_kwargs: _builtins.str = ...,
+        state: _abc.Iterable[Global___StatePart] | None = ...,
+        valued: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "environment_kwargs", b"environment_kwargs", "masked", b"masked", "observation", b"observation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "distribution", b"distribution", "environment", b"environment", "environment_kwargs", b"environment_kwargs", "masked", b"masked", "observation", b"observation", "state", b"state", "valued", b"valued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicySpec: _TypeAlias = PolicySpec  # noqa: Y015
+
+@_typing.final
+class StatePart(_message.Message):
+    """A part of a recurrent network's state: float32 numbers, zero before an episode's first step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """The model's input that takes it."""
+    output: _builtins.str
+    """The model's output that gives the next one."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Length of each axis, without batch."""
+
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        output: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatePart: _TypeAlias = StatePart  # noqa: Y015
 
 @_typing.final
 class PolicyVersion(_message.Message):

@@ -24,10 +24,18 @@ class Gatherer(Generic[Item]):
         run: should not raise; what it raises is logged, for the items to come must not wait for
             a thread that is no more.
         most: items that may wait.
+        failed: told of the items that `run` raised on, and of what, so that nobody waits for
+            them in vain; some may have been worked on before.
     """
 
-    def __init__(self, name: str, run: Callable[[list[Item]], None], most: int) -> None:
-        self._run, self._most = run, most
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[list[Item]], None],
+        most: int,
+        failed: Callable[[list[Item], Exception], None] | None = None,
+    ) -> None:
+        self._run, self._most, self._failed = run, most, failed
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -61,5 +69,18 @@ class Gatherer(Generic[Item]):
     def _work_on(self, items: list[Item]) -> None:
         try:
             self._run(items)
-        except Exception:
+        except Exception as error:
             log.exception("failed on what came together", thread=self._thread.name)
+            if self._failed is not None:
+                self._give_up(self._failed, items, error)
+
+    def _give_up(
+        self,
+        failed: Callable[[list[Item], Exception], None],
+        items: list[Item],
+        error: Exception,
+    ) -> None:
+        try:
+            failed(items, error)
+        except Exception:
+            log.exception("failed to say so", thread=self._thread.name)

@@ -1,0 +1,1 @@
+"""Protocols of others, as far as the platform answers them."""

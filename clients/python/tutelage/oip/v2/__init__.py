@@ -1,0 +1,1 @@
+"""Generated from protos/tutelage/oip/v2; `make proto` writes these files again."""

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2, so that Triton's clients can ask policies as models."""
