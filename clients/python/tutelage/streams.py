@@ -17,13 +17,15 @@ from tutelage._alarm import Alarm
 from tutelage._calls import ACT_S
 from tutelage._messages import Observation
 from tutelage.decisions import Decision
-from tutelage.errors import DeadlineExceeded, Unavailable, from_rpc_error
+from tutelage.errors import Cancelled, DeadlineExceeded, Unavailable, from_rpc_error
 from tutelage.v1 import policy_pb2 as pb
 
 CLOSE_S = 1.0
 ATTEMPTS = 5
 BACK_OFF_S = 0.1
 LATE = "no answer within the time given"
+# A service that is being stopped may cancel a call that it has not looked at.
+AGAIN = (Unavailable, Cancelled)
 ENDED = "the service ends the stream each time before it answers; is it being stopped?"
 Requests: TypeAlias = "SimpleQueue[pb.ActRequest | None]"
 Metadata = Sequence[tuple[str, str]]
@@ -118,7 +120,7 @@ class ActStream:
                 failed = from_rpc_error(error)
                 if self._is_late:
                     raise DeadlineExceeded(LATE) from error
-                if not isinstance(failed, Unavailable) or attempt == ATTEMPTS - 1:
+                if not isinstance(failed, AGAIN) or attempt == ATTEMPTS - 1:
                     raise failed from error
             else:
                 if reply is not None:
@@ -221,7 +223,7 @@ class AsyncActStream:
                 reply = await self._ask(request)
             except grpc.RpcError as error:
                 failed = from_rpc_error(error)
-                if not isinstance(failed, Unavailable) or attempt == ATTEMPTS - 1:
+                if not isinstance(failed, AGAIN) or attempt == ATTEMPTS - 1:
                     raise failed from error
             else:
                 if isinstance(reply, pb.ActResponse):
