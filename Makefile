@@ -47,9 +47,10 @@ demo: $(VENV)/.native ## The four journeys unattended, with a table of what was 
 tensorboard: $(VENV)/.run ## The curves of all runs in TensorBoard, http://127.0.0.1:6006
 	@exec $(BIN)/tensorboard --logdir "$${TUTELAGE_DATA_DIR:-var}/tensorboard" --host 127.0.0.1
 
-# One thread of arithmetic each: two processes of two threads on two cores would wait for each other.
-test: $(VENV)/.dev ## All tests, in TEST_PROCESSES=2 processes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(or $(TEST_PROCESSES),2) --dist loadfile
+# One thread of arithmetic each: processes of two threads on two cores would wait for each other. Three
+# processes for two cores, as a test often waits for a service to start or to end.
+test: $(VENV)/.dev ## All tests, in TEST_PROCESSES=3 processes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(or $(TEST_PROCESSES),3) --dist loadfile
 
 learn: $(VENV)/.dev ## Train the presets on many seeds (hours): ROWS=cartpole-dqn,acrobot-dqn SEEDS=3
 	@$(BIN)/python tests/benchmarks/learn.py \
