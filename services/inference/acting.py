@@ -6,24 +6,24 @@ This is the hot path: whatever is done here is done for every call, on one core.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from services.common.action_space import Discrete
 from services.common.errors import InvalidInput, PreconditionFailed
 from services.common.server.calls import Call, Reply, unreadable
 from services.common.server.watching import note
 from services.common.spec import Distribution, PolicySpec
 from services.inference.batching import Asked, Encode, Instead, Question, TakeOver
+from services.inference.choices import epsilon_of, is_drawn, temperature_of
 from services.inference.core import PolicyCore
 from services.inference.decision_ids import DecisionId
 from services.inference.decoding import decode_masks
 from services.inference.distribution import Masks, Seeds, row_seeds
 from services.inference.fallback import Fallback, given_action
+from services.inference.rounds import Round, replies_of
 from services.inference.runner import Observations
 from services.inference.split import STABLE, Split
 from services.inference.templates import Template, Templates
@@ -57,12 +57,6 @@ class Addressed(Protocol):
 A = TypeVar("A", bound=Addressed)
 # A question for each call, or what is wrong with its request.
 Ask = Callable[[ServedVersion, Sequence[Call], Sequence[A]], list[Question | Exception]]
-_SELECTIONS = (
-    pb.ACTION_SELECTION_UNSPECIFIED,
-    pb.ACTION_SELECTION_GREEDY,
-    pb.ACTION_SELECTION_SAMPLE,
-    pb.ACTION_SELECTION_EPSILON_GREEDY,
-)
 
 
 class Acting:
@@ -98,7 +92,7 @@ class Acting:
 
     def act(self, calls: Sequence[Call]) -> list[Reply | None]:
         """One decision a call; see BatchHandler."""
-        asked = _Asked(len(calls))
+        asked = Round(len(calls))
         contents = [call.content for call in calls]
         others = range(len(calls)) if self._track_all else self._ask_alike(calls, contents, asked)
         if others:
@@ -119,13 +113,13 @@ class Acting:
         Args:
             ask: makes of the requests for one version the questions it is asked.
         """
-        asked = _Asked(len(calls))
+        asked = Round(len(calls))
         contents = [call.content for call in calls]
         self._ask(calls, contents, range(len(calls)), asked, kind, ask)
         return asked.replies()
 
     def _ask_alike(
-        self, calls: Sequence[Call], contents: Sequence[bytes], asked: _Asked
+        self, calls: Sequence[Call], contents: Sequence[bytes], asked: Round
     ) -> list[int]:
         """Ask what is like requests before; returns the places of the others."""
         others: list[int] = []
@@ -171,7 +165,7 @@ class Acting:
         calls: Sequence[Call],
         contents: Sequence[bytes],
         places: Sequence[int],
-        asked: _Asked,
+        asked: Round,
         kind: type[A],
         ask: Ask[A],
     ) -> None:
@@ -212,7 +206,7 @@ class Acting:
         try:
             served = await self._core.find(request.policy, request.version, request.alias)
             _note(call, served)
-            (reply,) = _replies(served, ask(served, [call], [request]))
+            (reply,) = replies_of(served, ask(served, [call], [request]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the call is answered
             reply = error
         if isinstance(reply, Exception) and isinstance(request, pb.ActRequest):
@@ -295,9 +289,9 @@ class Acting:
             observations,
             rows,
             decode_masks(flags, rows, spec) if flags else None,
-            _temperature(request) if request.HasField("temperature") else 1.0,
+            temperature_of(request),
             self._seeds(request, rows, spec) if request.selection else None,
-            _epsilon(request, spec) if request.HasField("epsilon") or request.selection else None,
+            epsilon_of(request, spec),
             request.include_probabilities,
             asked=_asked_for(request) if self._logged else None,
         )
@@ -323,52 +317,10 @@ class Acting:
     def _seeds(
         self, request: pb.ActRequest | pb.ActBatchRequest, rows: int, spec: PolicySpec
     ) -> Seeds | None:
-        if not _is_drawn(request.selection, spec):
+        if not is_drawn(request, spec):
             return None
         first = request.seed if request.HasField("seed") else self._draw_seed()
         return np.array([first], dtype=np.uint64) if rows == 1 else row_seeds(first, rows)
-
-
-class _Asked:
-    """What the calls of a batch ask of which version, and their replies."""
-
-    def __init__(self, count: int) -> None:
-        self._replies: list[Reply | None] = [None] * count
-        self._groups: dict[ServedVersion, tuple[list[int], list[Question | Exception]]] = {}
-
-    def add(
-        self,
-        served: ServedVersion,
-        places: Sequence[int],
-        questions: Sequence[Question | Exception],
-    ) -> None:
-        """What a version is asked by the calls at these places."""
-        own, together = self._groups.setdefault(served, ([], []))
-        own += places
-        together += questions
-
-    def refuse(self, place: int, error: Exception) -> None:
-        """A call that asks nothing."""
-        self._replies[place] = error
-
-    def replies(self) -> list[Reply | None]:
-        """Ask each version once."""
-        for served, (places, questions) in self._groups.items():
-            for place, reply in zip(places, _replies(served, questions), strict=True):
-                self._replies[place] = reply
-        return self._replies
-
-
-def _replies(
-    served: ServedVersion, questions: Sequence[Question | Exception]
-) -> list[Reply | None]:
-    """A version's replies to the questions, and in its place what is none."""
-    asked = served.batcher if served.recurrence is None else served.recurrence
-    sound = [question for question in questions if isinstance(question, Question)]
-    if len(sound) == len(questions):
-        return asked.ask(sound)
-    replies = iter(asked.ask(sound) if sound else ())
-    return [next(replies) if isinstance(each, Question) else each for each in questions]
 
 
 def _note(call: Call, served: ServedVersion) -> None:
@@ -379,44 +331,6 @@ def _asked_for(
     request: pb.ActRequest | pb.ActBatchRequest, decisions: Sequence[DecisionId] = ()
 ) -> Asked:
     return Asked("" if request.version else request.alias or STABLE, request.session, decisions)
-
-
-def _temperature(request: pb.ActRequest | pb.ActBatchRequest) -> float:
-    temperature = request.temperature
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise InvalidInput(f"temperature is {temperature}, expected a positive finite number")
-    return temperature
-
-
-def _is_drawn(selection: int, spec: PolicySpec) -> bool:
-    if selection not in _SELECTIONS:
-        raise InvalidInput(
-            f"selection is {selection}, expected 1 (greedy), 2 (sample) or 3 (ε-greedy)"
-        )
-    if selection == pb.ACTION_SELECTION_SAMPLE and spec.distribution == Distribution.DETERMINISTIC:
-        raise InvalidInput(
-            "the policy is deterministic, so that there is nothing to sample; "
-            "expected selection 1 (greedy)"
-        )
-    return selection >= pb.ACTION_SELECTION_SAMPLE
-
-
-def _epsilon(request: pb.ActRequest | pb.ActBatchRequest, spec: PolicySpec) -> float | None:
-    given = request.HasField("epsilon")
-    if request.selection != pb.ACTION_SELECTION_EPSILON_GREEDY:
-        if given:
-            raise InvalidInput("epsilon is for selection 3 (ε-greedy); say that, or leave it out")
-        return None
-    if not isinstance(spec.action, Discrete):
-        raise InvalidInput(
-            f"an ε-greedy choice is one of Discrete actions, but the policy acts in {spec.action}"
-        )
-    if not (given and 0 <= request.epsilon <= 1):
-        said = f"is {request.epsilon}" if given else "is missing"
-        raise InvalidInput(f"epsilon {said}, expected a probability from 0 to 1")
-    if request.HasField("temperature"):
-        raise InvalidInput("an ε-greedy choice has no temperature; leave it out")
-    return request.epsilon
 
 
 def _value(question: Question, served: ServedVersion) -> None:
